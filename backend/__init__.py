@@ -1,0 +1,1 @@
+"""The Todo API behind a Better Auth frontend."""

@@ -1,0 +1,195 @@
+"""Which commands are there?"""
+
+import logging
+import os
+import re
+import secrets
+import sys
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import jwt
+import typer
+
+from backend import logs, server
+from backend.errors import OperatorError
+from backend.settings import ENV_FILE, Settings, load_settings
+
+DATA = Path(__file__).resolve().parent.parent / ".data" / "postgres"
+DEMO_USER = "demo-user"
+SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+BEHIND = "The database schema is missing or behind: run `python -m backend migrate`."
+
+cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+Port = Annotated[int, typer.Option(min=1, max=65_535, help="TCP port to listen on.")]
+
+
+@cli.callback()
+def commands() -> None:
+    """The Todo backend: `dev` on a laptop; `migrate`, then `serve`, in production."""
+
+
+@cli.command()
+def dev(
+    *,
+    port: Port = 8000,
+    reload: Annotated[bool, typer.Option("--reload", help="Start again whenever a source file changes.")] = False,
+) -> None:
+    """Serve on this machine for development, and print a demo user's token to try it with.
+
+    Without NEON_DATABASE_URL an embedded PostgreSQL keeps the tasks in .data/. Migrates by itself, and
+    shows the API's documentation at /docs.
+    """
+    from backend.migrate import upgrade
+
+    with ExitStack() as stack:
+        listener = stack.enter_context(server.listener("127.0.0.1", port))
+        progress = _Progress()
+        stack.callback(progress.stop)
+        _write_env_file()
+        settings = load_settings(environment="development")
+        if settings.neon_database_url:
+            database, url = "the one that NEON_DATABASE_URL names", settings.database_url
+        else:
+            from backend.embedded import embedded_postgres
+
+            url = stack.enter_context(embedded_postgres(DATA, report=progress.show))
+            database = f"embedded PostgreSQL, for development only; its data is in {DATA}"
+        progress.show("Migrating the database")
+        upgrade(url)
+        progress.show("Loading the application")
+        os.environ |= {"ENVIRONMENT": "development", "NEON_DATABASE_URL": url, "API_DOCS": "true"}
+
+        def listening() -> None:
+            progress.stop()
+            print(_welcome(f"http://127.0.0.1:{port}", database, settings), flush=True)
+
+        logs.configure()
+        logging.getLogger("uvicorn").setLevel(logging.WARNING)
+        server.run(listener, listening, **({"reload": True, "reload_dirs": [str(ENV_FILE.parent)]} if reload else {}))
+
+
+@cli.command()
+def serve(
+    *,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every interface.")] = "127.0.0.1",
+    port: Port = 8000,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that share the port.")] = 1,
+) -> None:
+    """Serve in production; BETTER_AUTH_SECRET, BETTER_AUTH_URL and NEON_DATABASE_URL must be set.
+
+    Run `migrate` first: serving never changes the schema.
+    """
+    settings = load_settings()
+    proxies = list(settings.trusted_proxies)
+    logs.configure()
+    with server.listener(host, port) as listener:
+        server.run(listener, lambda: None, workers=workers, proxy_headers=bool(proxies), forwarded_allow_ips=proxies)
+
+
+@cli.command()
+def migrate(
+    *,
+    check: Annotated[
+        bool, typer.Option("--check", help="Change nothing; fail when the schema is not current.")
+    ] = False,
+) -> None:
+    """Bring the schema of the database at NEON_DATABASE_URL up to date.
+
+    Goes to Neon's direct host also where the URL names the pooled one. Running it twice, or at several
+    places at once, does no harm.
+    """
+    from backend.migrate import is_current, upgrade
+
+    url = load_settings().database_url
+    if not check:
+        upgrade(url)
+    elif not is_current(url):
+        raise OperatorError(BEHIND)
+    print("The database schema is up to date.")
+
+
+@cli.command()
+def token(
+    user: Annotated[str, typer.Argument(help="The user's id, as it stands in the path of the API.")],
+    expires: Annotated[str, typer.Option(help="How long it is valid: a number and s, m, h or d.")] = "1h",
+) -> None:
+    """Print an HS256 token for development, signed with BETTER_AUTH_SECRET as a frontend would sign it."""
+    lifetime = re.fullmatch(r"([1-9][0-9]{0,6})([smhd])", expires)
+    if not lifetime:
+        raise typer.BadParameter("write a number and s, m, h or d, such as 15m or 7d", param_hint="--expires")
+    print(_token(load_settings(environment="development"), user, int(lifetime[1]) * SECONDS[lifetime[2]]))
+
+
+def run() -> None:
+    """Run the command line; what a person can put right is said in a sentence, without a traceback."""
+    try:
+        cli()
+    except OperatorError as error:
+        sys.exit(str(error))
+
+
+class _Progress:
+    """Says what is going on once it has taken longer than a second."""
+
+    def __init__(self) -> None:
+        self._timer: threading.Timer | None = None
+
+    def show(self, text: str) -> None:
+        self.stop()
+        self._timer = threading.Timer(1, print, [f"{text} …"], {"file": sys.stderr, "flush": True})
+        self._timer.daemon = True
+        self._timer.start()
+
+    def stop(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+
+
+def _write_env_file() -> None:
+    """Write backend/.env with a secret of its own where there is none."""
+    if ENV_FILE.exists():
+        return
+    example = ENV_FILE.with_name(".env.example").read_text()
+    try:
+        ENV_FILE.touch(mode=0o600)
+        ENV_FILE.write_text(example.replace("BETTER_AUTH_SECRET=", f"BETTER_AUTH_SECRET={secrets.token_hex(32)}", 1))
+    except OSError as error:
+        raise OperatorError(f"{ENV_FILE} cannot be written: {error.strerror}.") from None
+    print(f"Wrote {ENV_FILE} with a fresh secret.")
+
+
+def _token(settings: Settings, user: str, lifetime: int) -> str:
+    now = int(time.time())
+    claims = {
+        "sub": user,
+        "iss": settings.better_auth_url,
+        "aud": settings.better_auth_url,
+        "iat": now,
+        "exp": now + lifetime,
+    }
+    return jwt.encode(claims, settings.better_auth_secret.get_secret_value().encode(), algorithm="HS256")
+
+
+def _welcome(address: str, database: str, settings: Settings) -> str:
+    token = _token(settings, DEMO_USER, SECONDS["d"])
+    tasks = f"{address}/api/{DEMO_USER}/tasks"
+    return f"""
+  Todo API        {address}
+  Documentation   {address}/docs
+  Database        {database}
+  Demo user       {DEMO_USER}, with this token for a day:
+
+{token}
+
+Create a task:
+
+curl -X POST {tasks} -H 'Authorization: Bearer {token}' -H 'Content-Type: application/json' -d '{{"title": "Buy milk"}}'
+
+Give the frontend the same BETTER_AUTH_SECRET: it is in {ENV_FILE}.
+Press Ctrl-C to stop.
+"""

@@ -1,0 +1,75 @@
+"""What does a PostgreSQL URL, as the Neon console hands it out, mean to asyncpg?"""
+
+import ssl
+from typing import Any
+from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
+
+SCHEMES = {"postgresql", "postgres", "postgresql+asyncpg", "postgresql+psycopg"}
+
+# What asyncpg reads from a URL with libpq's meaning (PostgreSQL documentation, section 34.1.2).
+_PASSED_ON = {
+    "host", "port", "user", "password", "dbname", "application_name", "options", "passfile", "target_session_attrs",
+    "sslmode", "sslcert", "sslkey", "sslpassword", "sslrootcert", "sslcrl", "sslnegotiation",
+    "ssl_min_protocol_version", "ssl_max_protocol_version",
+}  # fmt: skip
+_TRANSLATED = {"channel_binding", "connect_timeout"}
+
+
+def connect_arguments(url: str) -> dict[str, Any]:
+    """Return the keyword arguments for `asyncpg.connect`; raise ValueError without any part of the URL's values.
+
+    asyncpg has no channel binding, which protects against a man in the middle; verifying the server's certificate
+    does so too, so `channel_binding=require` turns that on.
+    """
+    parts = _split(url)
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if unknown := sorted(set(options) - _PASSED_ON - _TRANSLATED):
+        raise ValueError(f"has options that are not supported: {', '.join(unknown)}")
+    arguments: dict[str, Any] = {}
+    if timeout := options.pop("connect_timeout", None):
+        if not timeout.isdecimal():
+            raise ValueError("has a connect_timeout that is not a whole number of seconds")
+        # libpq: zero means no limit of its own.
+        arguments |= {"timeout": float(timeout)} if int(timeout) else {}
+    system_roots = options.get("sslrootcert") == "system"
+    if options.pop("channel_binding", "prefer") == "require" or system_roots:
+        if options.get("sslmode", "require") in {"disable", "allow", "prefer"}:
+            raise ValueError("asks for a verified server and allows a connection without TLS at the same time")
+        arguments["ssl"] = _verifying_context(None if system_roots else options.get("sslrootcert"))
+        options.pop("sslrootcert", None)
+        options.pop("sslmode", None)
+    arguments["dsn"] = parts._replace(scheme="postgresql", query=urlencode(options, quote_via=quote)).geturl()
+    return arguments
+
+
+def direct(url: str) -> str:
+    """Return the URL of Neon's direct host for that of its pooler, as https://neon.com/docs/connect/connection-pooling
+    asks for migrations; any other URL comes back unchanged."""
+    parts = urlsplit(url)
+    credentials, at, host = parts.netloc.rpartition("@")
+    label, dot, domain = host.partition(".")
+    return parts._replace(netloc=f"{credentials}{at}{label.removesuffix('-pooler')}{dot}{domain}").geturl()
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        raise ValueError("is not a URL") from None
+    if parts.scheme not in SCHEMES:
+        raise ValueError("does not begin with postgresql://")
+    if not (parts.hostname or "host=" in parts.query):
+        raise ValueError("names no host")
+    if parts.path in {"", "/"} and "dbname=" not in parts.query:
+        raise ValueError("names no database")
+    return parts
+
+
+def _verifying_context(root_certificates: str | None) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=root_certificates)
+    if not root_certificates and not context.get_ca_certs():
+        import certifi
+
+        context.load_verify_locations(certifi.where())
+    return context

@@ -1,0 +1,86 @@
+"""What may a route ask for?"""
+
+from typing import Annotated, Any
+
+from asyncpg import Record
+from fastapi import Depends, Path, Request, Security
+from fastapi.security import HTTPBearer
+
+from backend import statements
+from backend.auth.jwt import TokenVerifier, bearer_token
+from backend.db import Database
+from backend.errors import Forbidden, TaskNotFound
+from backend.models import MAX_ID, TaskCreate, TaskUpdate
+
+UserId = Annotated[
+    str,
+    Path(description="The user's id as Better Auth knows it, the `sub` of the token.", examples=["demo-user"]),
+]
+TaskId = Annotated[int, Path(alias="id", ge=1, le=MAX_ID, json_schema_extra={"format": "int64"})]
+BearerAuth = HTTPBearer(
+    scheme_name="BearerAuth",
+    bearerFormat="JWT",
+    description="A JWT from Better Auth, signed with the shared secret (HS256).",
+    auto_error=False,
+)
+
+
+class Tasks:
+    """The tasks of one verified owner: each method is one statement, and answers that owner's rows alone.
+
+    Raises TaskNotFound where the owner has no such task, and Unavailable when the database cannot serve.
+    """
+
+    def __init__(self, database: Database, owner: str) -> None:
+        self._database = database
+        self._owner = owner
+
+    async def all(self) -> list[Record]:
+        """Return every task, newest first."""
+        return await self._database.fetch(statements.LIST, user_id=self._owner)
+
+    async def get(self, task_id: int) -> Record:
+        return await self._one(statements.GET, id=task_id)
+
+    async def add(self, task: TaskCreate) -> Record:
+        return await self._one(
+            statements.CREATE, title=task.title, description=task.description, completed=task.completed
+        )
+
+    async def change(self, task_id: int, changes: TaskUpdate) -> Record:
+        """Change the fields that were sent. Nothing sent is a plain read: `updated_at` must stay."""
+        sent = changes.model_fields_set
+        if not sent:
+            return await self.get(task_id)
+        return await self._one(
+            statements.UPDATE,
+            id=task_id,
+            title=changes.title if "title" in sent else None,
+            set_description="description" in sent,
+            description=changes.description,
+            completed=changes.completed if "completed" in sent else None,
+        )
+
+    async def toggle(self, task_id: int) -> Record:
+        return await self._one(statements.TOGGLE, id=task_id)
+
+    async def delete(self, task_id: int) -> None:
+        await self._one(statements.DELETE, id=task_id)
+
+    async def _one(self, statement: statements.Statement, **values: object) -> Record:
+        rows = await self._database.fetch(statement, user_id=self._owner, **values)
+        if not rows:
+            raise TaskNotFound("no-such-task")
+        return rows[0]
+
+
+async def owned_tasks(request: Request, user_id: UserId, _token: Annotated[Any, Security(BearerAuth)] = None) -> Tasks:
+    """Return the tasks of the token's user; raise Unauthorized, or Forbidden where the URL names another user."""
+    verifier: TokenVerifier = request.state.verifier
+    owner = await verifier.user_id(bearer_token(request.headers.getlist("authorization")))
+    if owner != user_id:
+        raise Forbidden("foreign-path", owner)
+    return Tasks(request.state.database, owner)
+
+
+OwnedTasks = Annotated[Tasks, Depends(owned_tasks)]

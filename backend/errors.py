@@ -1,0 +1,132 @@
+"""What can go wrong in a client's eyes, and in the operator's?
+
+Each Problem carries the status and the public text; the argument is the reason, for the log alone.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, TypedDict
+
+
+class OperatorError(Exception):
+    """Something that whoever runs the program must put right; the message tells them so without a value or a trace."""
+
+
+class FieldError(TypedDict):
+    """One broken rule: where in the request, what is wrong in words, and pydantic's code for it."""
+
+    loc: list[str | int]
+    msg: str
+    type: str
+
+
+class Problem(Exception):
+    """The base of every answer that is not a success."""
+
+    status: ClassVar[int]
+    detail: str
+    headers: Mapping[str, str] = {}
+    errors: Sequence[FieldError] | None = None
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Refusal(Problem):
+    """A request that is turned away for whose it is; worth a line in the log each time."""
+
+    user: str | None = None
+
+
+class Unauthorized(Refusal):
+    status = 401
+    detail = "The access token is invalid."
+    headers = {"WWW-Authenticate": 'Bearer realm="todo", error="invalid_token"'}
+
+
+class TokenMissing(Unauthorized):
+    """RFC 6750, section 3.1: without credentials the challenge carries no error code."""
+
+    detail = "An access token is required."
+    headers = {"WWW-Authenticate": 'Bearer realm="todo"'}
+
+
+class TokenExpired(Unauthorized):
+    detail = "The access token has expired."
+    headers = {
+        "WWW-Authenticate": 'Bearer realm="todo", error="invalid_token", error_description="The access token expired"'
+    }
+
+
+class Forbidden(Refusal):
+    status = 403
+    detail = "These tasks belong to another user."
+
+    def __init__(self, reason: str, user: str) -> None:
+        super().__init__(reason)
+        self.user = user
+
+
+class Malformed(Problem):
+    """The body is not JSON, so no rule about a field could be checked."""
+
+    status = 400
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.detail = "The request body is not valid JSON."
+        self.errors = [FieldError(loc=["body"], msg=self.detail, type="json_invalid")]
+
+
+class Invalid(Problem):
+    """A field breaks a rule; `detail` says the first one, `errors` all of them."""
+
+    status = 422
+
+    def __init__(self, errors: Sequence[FieldError]) -> None:
+        super().__init__("invalid")
+        self.errors = errors
+        self.detail = errors[0]["msg"]
+
+
+class NotFound(Problem):
+    status = 404
+    detail = "Not found."
+
+
+class TaskNotFound(NotFound):
+    """The user has no such task; whether another user has it is not told."""
+
+    detail = "Task not found."
+
+
+class MethodNotAllowed(Problem):
+    status = 405
+    detail = "Method not allowed."
+
+    def __init__(self, allowed: Sequence[str]) -> None:
+        super().__init__("method")
+        self.headers = {"Allow": ", ".join(allowed)}
+
+
+class TooLarge(Problem):
+    status = 413
+    detail = "The request body is too large."
+
+
+class UnsupportedMediaType(Problem):
+    status = 415
+    detail = "The request body must be application/json."
+
+
+class Unavailable(Problem):
+    """The database cannot serve now, or cannot be reached; trying again later may help."""
+
+    status = 503
+    detail = "The service is temporarily unavailable. Please try again."
+    headers = {"Retry-After": "2"}
+
+
+class InternalError(Problem):
+    status = 500
+    detail = "Internal server error."

@@ -1,0 +1,143 @@
+"""How are the pieces joined?"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any, Literal, TypedDict
+
+from fastapi import FastAPI
+from fastapi.routing import APIRouter
+from pydantic import BaseModel
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from backend import logs, statements
+from backend.auth.jwt import TokenVerifier
+from backend.db import Database
+from backend.docs_page import show_docs
+from backend.errors import MethodNotAllowed, NotFound
+from backend.middleware import AccessLog, Problems
+from backend.routes import tasks
+from backend.routing import Route
+from backend.settings import Settings, SettingsError, load_settings
+
+PREFLIGHT_SECONDS = 7_200
+
+DESCRIPTION = """\
+The backend of a multi-user Todo application whose frontend signs people in with [Better Auth](https://better-auth.com).
+
+Send the JWT that Better Auth hands out as `Authorization: Bearer …`. Each user sees their own tasks only.
+"""
+
+
+class State(TypedDict):
+    """What the lifespan makes and a request finds at `request.state`."""
+
+    database: Database
+    verifier: TokenVerifier
+
+
+class TodoAPI(FastAPI):
+    """FastAPI with a short middleware stack of our own: errors, too, get CORS headers, an id and an access line."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(
+            title="Todo API",
+            version="1.0.0",
+            description=DESCRIPTION,
+            routes=[*tasks.router.routes, *health_router.routes],
+            lifespan=_lifespan(settings),
+            openapi_url="/openapi.json" if settings.api_docs else None,
+            docs_url=None,
+            redoc_url=None,
+        )
+        self._origins = [settings.better_auth_url, *settings.cors_origins]
+        self.router.redirect_slashes = False
+        self.router.default = self._unmatched
+        if settings.api_docs:
+            show_docs(self)
+
+    def build_middleware_stack(self) -> ASGIApp:
+        cors = CORSMiddleware(
+            Problems(self.router),
+            allow_origins=self._origins,
+            allow_credentials=True,
+            allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
+            allow_headers=["authorization", "content-type", "idempotency-key", "x-request-id"],
+            expose_headers=["WWW-Authenticate", "Retry-After", "X-Request-Id"],
+            max_age=PREFLIGHT_SECONDS,
+        )
+        return AccessLog(cors)
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the API document without the 422 that FastAPI adds to every path with a parameter."""
+        document = super().openapi()
+        for operation in (each for path in document["paths"].values() for each in path.values()):
+            if "HTTPValidationError" in str(operation["responses"].get("422")):
+                del operation["responses"]["422"]
+        for unused in ("HTTPValidationError", "ValidationError"):
+            document["components"]["schemas"].pop(unused, None)
+        return document
+
+    async def _unmatched(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await self.router.not_found(scope, receive, send)
+            return
+        routes = [route for route in self.routes if isinstance(route, Route) and route.path_regex.match(scope["path"])]
+        if routes:
+            raise MethodNotAllowed(sorted({method for route in routes for method in route.served_methods}))
+        raise NotFound("path")
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the application; it opens and closes what it needs in its lifespan."""
+    return TodoAPI(settings)
+
+
+def _lifespan(settings: Settings) -> Callable[[FastAPI], AbstractAsyncContextManager[State]]:
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
+        database = Database(
+            settings.database_url,
+            statements.ALL,
+            size=settings.database_pool_size,
+            deadline=settings.request_deadline,
+            prepare=settings.database_prepared_statements,
+        )
+        verifier = TokenVerifier(
+            settings.better_auth_secret.get_secret_value().encode(),
+            issuers=settings.better_auth_issuers or [settings.better_auth_url],
+            audiences=settings.better_auth_audiences or [settings.better_auth_url],
+        )
+        database.start_warming()
+        yield {"database": database, "verifier": verifier}
+        await database.close()
+
+    return lifespan
+
+
+class Health(BaseModel):
+    """The process answers; `timestamp` is its clock, in UTC."""
+
+    status: Literal["healthy"] = "healthy"
+    timestamp: datetime
+
+
+health_router = APIRouter(route_class=Route)
+
+
+@health_router.get("/health", operation_id="healthCheck", tags=["health"], response_model=Health)
+async def health() -> Any:
+    """Whether the process answers. The database is not asked."""
+    return {"status": "healthy", "timestamp": datetime.now(UTC)}
+
+
+def __getattr__(name: str) -> FastAPI:
+    """Make `app` when a server asks for it (PEP 562): `uvicorn backend.main:app` is production."""
+    if name != "app":
+        raise AttributeError(name)
+    logs.configure()
+    try:
+        return create_app(load_settings())
+    except SettingsError as error:
+        raise SystemExit(str(error)) from None

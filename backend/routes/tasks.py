@@ -1,0 +1,64 @@
+"""The six endpoints."""
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from backend.dependencies import OwnedTasks, TaskId
+from backend.documentation import problems
+from backend.models import TaskCreate, TaskRead, TaskUpdate
+from backend.routing import OwnedRoute
+
+router = APIRouter(prefix="/api/{user_id}/tasks", tags=["tasks"], route_class=OwnedRoute)
+
+
+@router.get("", operation_id="listTasks", response_model=list[TaskRead], responses=problems(401, 403, 503))
+async def list_tasks(tasks: OwnedTasks) -> Any:
+    """All of the user's tasks, newest first."""
+    return await tasks.all()
+
+
+@router.post(
+    "",
+    operation_id="createTask",
+    status_code=201,
+    response_model=TaskRead,
+    responses=problems(400, 401, 403, 413, 415, 422, 503),
+)
+async def create_task(tasks: OwnedTasks, task: TaskCreate) -> Any:
+    """Create a task."""
+    return await tasks.add(task)
+
+
+@router.get("/{id}", operation_id="getTask", response_model=TaskRead, responses=problems(401, 403, 404, 422, 503))
+async def get_task(tasks: OwnedTasks, task_id: TaskId) -> Any:
+    """One task."""
+    return await tasks.get(task_id)
+
+
+@router.put(
+    "/{id}",
+    operation_id="updateTask",
+    response_model=TaskRead,
+    responses=problems(400, 401, 403, 404, 413, 415, 422, 503),
+)
+async def update_task(tasks: OwnedTasks, task_id: TaskId, task: TaskUpdate) -> Any:
+    """Change the fields that are sent; the rest stays."""
+    return await tasks.change(task_id, task)
+
+
+@router.delete("/{id}", operation_id="deleteTask", status_code=204, responses=problems(401, 403, 404, 422, 503))
+async def delete_task(tasks: OwnedTasks, task_id: TaskId) -> None:
+    """Delete a task for good."""
+    await tasks.delete(task_id)
+
+
+@router.patch(
+    "/{id}/complete",
+    operation_id="toggleTaskCompletion",
+    response_model=TaskRead,
+    responses=problems(401, 403, 404, 422, 503),
+)
+async def toggle_task(tasks: OwnedTasks, task_id: TaskId) -> Any:
+    """Mark an open task as done, or a done one as open. A body is ignored."""
+    return await tasks.toggle(task_id)

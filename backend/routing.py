@@ -1,0 +1,121 @@
+"""How does a request reach its endpoint, and the answer its client?
+
+Identity before body: a stranger is turned away before a byte of the body is read. FastAPI's own handler reads first.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+from fastapi import Request
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, ValidationError
+from starlette.routing import Match
+from starlette.types import Receive, Scope, Send
+
+from backend.dependencies import owned_tasks
+from backend.errors import FieldError, Invalid, Malformed, TooLarge, UnsupportedMediaType
+from backend.models import MAX_ID
+
+BODY_LIMIT = 65_536
+
+# Personal data: no cache may keep it, and no browser may take it for anything but JSON.
+PRIVATE = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
+CONTENT_TYPE = (b"content-type", b"application/json")
+_TASK_ID = re.compile(r"[1-9][0-9]{0,18}")
+
+
+async def send_json(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]] | None = None) -> None:
+    """Send one whole answer; an empty `body` is none at all, as 204 wants it."""
+    described = [CONTENT_TYPE, (b"content-length", b"%d" % len(body))] if body else []
+    await send({"type": "http.response.start", "status": status, "headers": [*described, *PRIVATE, *(headers or ())]})
+    await send({"type": "http.response.body", "body": body})
+
+
+class Route(APIRoute):
+    """A FastAPI route that is matched by path and method alone, with or without a trailing slash, HEAD as GET."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, endpoint, **options)
+        # Not `$`, which also matches before a line feed at the end.
+        self.path_regex = re.compile(self.path_regex.pattern.removesuffix("$") + r"/?\Z")
+        methods = self.methods or set()
+        self.served_methods = methods | {"HEAD"} if "GET" in methods else methods
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        if scope.get("method") not in self.served_methods:
+            return Match.NONE, {}
+        if not (found := self.path_regex.match(scope["path"])):
+            return Match.NONE, {}
+        return Match.FULL, {"path_params": found.groupdict(), "route": self, "endpoint": self.endpoint}
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = await self.endpoint(**await self.arguments(Request(scope, receive)))
+        await send_json(send, self.status_code or 200, b"" if answer is None else _encoded(answer))
+
+    async def arguments(self, request: Request) -> dict[str, Any]:  # noqa: ARG002 - for subclasses
+        """Return what the endpoint is called with; raise a Problem for a request that must not reach it."""
+        return {}
+
+
+class OwnedRoute(Route):
+    """A route on one owner's tasks: first who (401, 403), then what (415, 413, 400, 422)."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, endpoint, **options)
+        self._body_model: Any = self.body_field.field_info.annotation if self.body_field else None
+
+    async def arguments(self, request: Request) -> dict[str, Any]:
+        path = request.path_params
+        arguments: dict[str, Any] = {"tasks": await owned_tasks(request, path["user_id"])}
+        body = await _read_json_body(request) if self._body_model else b""
+        if "id" in path:
+            arguments["task_id"] = _task_id(path["id"])
+        if self._body_model:
+            arguments["task"] = _parsed(body, self._body_model)
+        return arguments
+
+
+async def _read_json_body(request: Request) -> bytes:
+    media_type = request.headers.get("content-type", "application/json").partition(";")[0]
+    if media_type.strip().lower() != "application/json":
+        raise UnsupportedMediaType("content-type")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > BODY_LIMIT:
+            raise TooLarge("body")
+    return bytes(body)
+
+
+def _task_id(text: str) -> int:
+    if not _TASK_ID.fullmatch(text) or int(text) > MAX_ID:
+        message = f"id should be a whole number from 1 to {MAX_ID}"
+        raise Invalid([FieldError(loc=["path", "id"], msg=message, type="task_id")])
+    return int(text)
+
+
+def _parsed(body: bytes, model: type[BaseModel]) -> BaseModel:
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise Malformed(str(error)) from None
+    if not isinstance(value, dict):
+        raise Invalid([FieldError(loc=["body"], msg="The request body should be a JSON object", type="dict_type")])
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise Invalid([_field_error(problem) for problem in error.errors(include_url=False)]) from None
+
+
+def _field_error(problem: Any) -> FieldError:
+    """Return pydantic's error without the input, as a sentence that names the field."""
+    message = problem["msg"].replace("Field required", "Field is required")
+    sentence = re.sub("^(Field|Input|String)", str(problem["loc"][0]), message)
+    return FieldError(loc=["body", *problem["loc"]], msg=sentence, type=problem["type"])
+
+
+def _encoded(answer: object) -> bytes:
+    """Return rows as JSON; they were checked when they came in, and tests hold the bytes against `TaskRead`."""
+    return orjson.dumps(answer, default=dict, option=orjson.OPT_UTC_Z)

@@ -1,0 +1,77 @@
+"""How is the application run by uvicorn?"""
+
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import uvicorn
+from uvicorn.supervisors import ChangeReload, Multiprocess
+
+from backend.errors import OperatorError
+
+APPLICATION = "backend.main:app"
+BACKLOG = 2_048
+DRAIN_SECONDS = 30
+
+
+class _Server(uvicorn.Server):
+    """Calls back once it really listens."""
+
+    def __init__(self, config: uvicorn.Config, listening: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._listening = listening
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._listening()
+
+
+@contextmanager
+def listener(host: str, port: int) -> Iterator[socket.socket]:
+    """Take the port before anything else is done, so that nothing has to be undone; raises OperatorError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        taken = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise OperatorError(
+            f"Cannot listen on {host}:{port}: {reason}. Is it in use? Take another with --port."
+        ) from None
+    with taken:
+        yield taken
+
+
+def run(taken: socket.socket, listening: Callable[[], None], **options: Any) -> NoReturn:
+    """Serve until SIGINT or SIGTERM and finish what is under way; ends with SystemExit.
+
+    The application reads its settings from the environment, in this process or in those that it starts.
+    """
+    config = uvicorn.Config(
+        APPLICATION,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ws="none",
+        timeout_graceful_shutdown=DRAIN_SECONDS,
+        **options,
+    )
+    if config.should_reload or config.workers > 1:
+        listening()
+        if config.should_reload:
+            ChangeReload(config, target=uvicorn.Server(config).run, sockets=[taken]).run()
+        else:
+            Multiprocess(config, sockets=[taken]).run()
+        raise SystemExit(0)
+    # uvicorn raises the signal that stopped it once more; without a handler that would skip every clean-up.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _leave)
+    server = _Server(config, listening)
+    server.run(sockets=[taken])
+    raise SystemExit(0 if server.started else 1)
+
+
+def _leave(_number: int, _frame: object) -> NoReturn:
+    raise SystemExit(0)

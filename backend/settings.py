@@ -1,0 +1,135 @@
+"""What does the environment decide?"""
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    AnyHttpUrl,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from backend.database_url import connect_arguments
+from backend.errors import OperatorError
+
+ENV_FILE = Path(__file__).with_name(".env")
+HINT = "Set them in the environment or in backend/.env; backend/.env.example explains each."
+
+# Better Auth's own fallback (BETTER_AUTH_SECRET unset) is public, and so is the specification's sample, which is
+# known here by its SHA-256 alone.
+FALLBACK_SECRET = "better-auth-secret-12345678901234567890"  # noqa: S105 - public, and refused
+SAMPLE_SECRET_SHA256 = "b6c4b0aa38e901c9eef53116de756f2bc0d6a29ba647fa264bd1ccc97fe8ab84"  # noqa: S105 - refused
+
+# RFC 7518, section 3.2: an HS256 key has at least the size of the hash.
+MIN_SECRET_BYTES = 32
+
+_url = TypeAdapter(AnyHttpUrl)
+
+
+class SettingsError(OperatorError):
+    """The environment does not allow a start; the message names every offending variable and shows no value."""
+
+
+def origin(url: str) -> str:
+    """Return the WHATWG origin of an http(s) URL: lower-case host, no default port, no path."""
+    try:
+        parsed = _url.validate_python(url)
+    except ValidationError:
+        raise ValueError("must be an address such as http://localhost:3000") from None
+    default_port = {"http": 80, "https": 443}[parsed.scheme]
+    port = "" if parsed.port in {None, default_port} else f":{parsed.port}"
+    return f"{parsed.scheme}://{parsed.host}{port}"
+
+
+def _comma_separated(value: Any) -> Any:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+Origin = Annotated[str, AfterValidator(origin)]
+Listed = (NoDecode, BeforeValidator(_comma_separated))
+
+
+class Settings(BaseSettings):
+    """Every setting, by the name of its environment variable in lower case; the environment beats `backend/.env`."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, env_file=ENV_FILE, env_file_encoding="utf-8", extra="ignore", hide_input_in_errors=True,
+        validate_default=True,
+    )  # fmt: skip
+
+    environment: Literal["production", "development"] = "production"
+
+    better_auth_secret: SecretStr
+    better_auth_url: Origin
+    neon_database_url: SecretStr | None = None
+
+    better_auth_issuers: Annotated[tuple[str, ...], *Listed] = ()
+    better_auth_audiences: Annotated[tuple[str, ...], *Listed] = ()
+    cors_origins: Annotated[tuple[Origin, ...], *Listed] = ()
+    trusted_proxies: Annotated[tuple[str, ...], *Listed] = ()
+    api_docs: bool = False
+    database_pool_size: Annotated[int, Field(ge=1, le=1000)] = 10
+    database_prepared_statements: bool = True
+    request_deadline: Annotated[float, Field(gt=0, le=300)] = 10
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_unset(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in values.items() if value != ""}
+
+    @field_validator("better_auth_secret")
+    @classmethod
+    def _secret_is_secret(cls, secret: SecretStr, info: ValidationInfo) -> SecretStr:
+        try:
+            key = secret.get_secret_value().encode()
+        except UnicodeEncodeError:
+            raise ValueError("must be valid UTF-8") from None
+        if key == FALLBACK_SECRET.encode():
+            raise ValueError("is Better Auth's published fallback, which anyone can sign with")
+        if info.data.get("environment") != "development":
+            if hashlib.sha256(key).hexdigest() == SAMPLE_SECRET_SHA256:
+                raise ValueError("is the published sample, which anyone can sign with")
+            if len(key) < MIN_SECRET_BYTES:
+                raise ValueError("must have at least 32 bytes; `openssl rand -hex 32` makes a good one")
+        return secret
+
+    @field_validator("neon_database_url")
+    @classmethod
+    def _database_url_is_usable(cls, url: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if url is not None:
+            connect_arguments(url.get_secret_value())
+        elif info.data.get("environment") != "development":
+            raise ValueError("is missing")
+        return url
+
+    @property
+    def database_url(self) -> str:
+        """The URL with its password; the CLI sets it before anything asks."""
+        if self.neon_database_url is None:
+            raise SettingsError("NEON_DATABASE_URL is missing.")
+        return self.neon_database_url.get_secret_value()
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the environment and `backend/.env`; raise SettingsError naming every offender at once."""
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        complaints = [_complaint(problem["loc"], problem["type"], problem["msg"]) for problem in error.errors()]
+        raise SettingsError("\n".join(["The configuration is not complete:", *complaints, HINT])) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{ENV_FILE} cannot be read: {type(error).__name__}.") from None
+
+
+def _complaint(location: tuple[int | str, ...], kind: str, message: str) -> str:
+    reason = "is missing" if kind == "missing" else message.removeprefix("Value error, ")
+    return f"  {str(location[0]).upper()} {reason}"

@@ -1,0 +1,71 @@
+"""Which SQL does the application send?
+
+All of it: six statements, built once from the model, each of them limited to its owner.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from sqlalchemy import Boolean, ClauseElement, String, bindparam, case, func, text
+from sqlalchemy.dialects.postgresql import asyncpg
+from sqlmodel import col, delete, insert, select, update
+
+from backend.models import Task, TaskRead
+
+
+@dataclass(frozen=True)
+class Statement:
+    """SQL with the names of its parameters in the order of $1, $2, …"""
+
+    sql: str
+    parameters: tuple[str, ...]
+
+    @cached_property
+    def name(self) -> str:
+        """The prepared statement's name. It is derived from the SQL: behind a pooler that shares server connections, a
+        counter's name could run another process's statement."""
+        return f"todo_{hashlib.sha256(self.sql.encode()).hexdigest()[:16]}"
+
+    def arguments(self, values: dict[str, Any]) -> list[Any]:
+        return [values[parameter] for parameter in self.parameters]
+
+
+def _compiled(query: ClauseElement) -> Statement:
+    compiled: Any = query.compile(dialect=asyncpg.dialect(paramstyle="numeric_dollar"))  # type: ignore[no-untyped-call]
+    return Statement(str(compiled), tuple(compiled.positiontup))
+
+
+_columns = [col(getattr(Task, name)) for name in TaskRead.model_fields]
+_of_owner = col(Task.user_id) == bindparam("user_id")
+_this_task = (col(Task.id) == bindparam("id")) & _of_owner
+
+# The clock may stand still or step back between two changes; the microsecond keeps updated_at growing all the same.
+_later = func.greatest(func.clock_timestamp(), col(Task.updated_at) + text("interval '1 microsecond'"))
+
+LIST = _compiled(
+    select(*_columns).where(_of_owner).order_by(col(Task.created_at).desc(), col(Task.id).desc()),
+)
+GET = _compiled(select(*_columns).where(_this_task))
+CREATE = _compiled(
+    insert(Task).values({name: bindparam(name) for name in ("user_id", "title", "description", "completed")})
+    .returning(*_columns),
+)  # fmt: skip
+UPDATE = _compiled(
+    update(Task).where(_this_task).values(
+        title=func.coalesce(bindparam("title", type_=String), col(Task.title)),
+        description=case(
+            (bindparam("set_description"), bindparam("description", type_=String)),
+            else_=col(Task.description),
+        ),
+        completed=func.coalesce(bindparam("completed", type_=Boolean), col(Task.completed)),
+        updated_at=_later,
+    ).returning(*_columns),
+)  # fmt: skip
+TOGGLE = _compiled(
+    update(Task).where(_this_task).values(completed=~col(Task.completed), updated_at=_later).returning(*_columns),
+)
+DELETE = _compiled(delete(Task).where(_this_task).returning(col(Task.id)))
+
+ALL = (LIST, GET, CREATE, UPDATE, TOGGLE, DELETE)

@@ -1,0 +1,18 @@
+"""Runs the migrations on the connection that `backend.migrate` hands over."""
+
+from alembic import context
+from sqlmodel import SQLModel
+
+from backend.migrate import MIGRATION_LOCK, VERSION_TABLE
+
+connection = context.config.attributes["connection"]
+context.configure(
+    connection=connection,
+    target_metadata=SQLModel.metadata,
+    version_table=VERSION_TABLE,
+    # Better Auth keeps its own tables in the same database.
+    include_name=lambda name, kind, _parents: kind != "table" or name in SQLModel.metadata.tables,
+)
+with context.begin_transaction():
+    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
+    context.run_migrations()

@@ -1,0 +1,73 @@
+"""What every test stands on: a real PostgreSQL, the real application on a real socket, and users with real tokens."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import httpx
+import pytest
+from people import ORIGIN, SECRET, User
+from running import StatementLog, serving, unscoped
+
+from backend.embedded import embedded_postgres
+from backend.migrate import upgrade
+from backend.settings import Settings, load_settings
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[tuple[str, StatementLog]]:
+    """One server for the whole run; at the end, no statement of the application may have reached beyond its owner."""
+    settings = {"log_statement": "all", "log_line_prefix": "%a: ", "max_connections": "200", "fsync": "off"}
+    # Not pytest's own directory: when root runs the tests, PostgreSQL's account could not go there.
+    with TemporaryDirectory() as directory, embedded_postgres(Path(directory), settings=settings) as url:
+        log = StatementLog(Path(directory, "server.log"))
+        yield url, log
+        assert unscoped(log.all()) == []
+
+
+@pytest.fixture(scope="session")
+def database_url(postgres: tuple[str, StatementLog]) -> str:
+    upgrade(postgres[0])
+    return postgres[0]
+
+
+@pytest.fixture(scope="session")
+def statement_log(postgres: tuple[str, StatementLog]) -> StatementLog:
+    return postgres[1]
+
+
+@pytest.fixture(scope="session")
+def settings(database_url: str) -> Settings:
+    return load_settings(
+        _env_file=None,
+        better_auth_secret=SECRET,
+        better_auth_url=ORIGIN,
+        neon_database_url=database_url,
+        api_docs=True,
+    )
+
+
+@pytest.fixture(scope="session")
+def base_url(settings: Settings) -> Iterator[str]:
+    with serving(settings) as url:
+        yield url
+
+
+@pytest.fixture
+def anonymous(base_url: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=base_url, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture
+def alice(base_url: str) -> Iterator[User]:
+    user = User(base_url)
+    with user.http:
+        yield user
+
+
+@pytest.fixture
+def bob(base_url: str) -> Iterator[User]:
+    user = User(base_url)
+    with user.http:
+        yield user

@@ -1,0 +1,55 @@
+"""How does a test run the application, and see what it asks the database?"""
+
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvicorn
+
+from backend.db import APPLICATION_NAME
+from backend.main import create_app
+from backend.server import listener
+from backend.settings import Settings
+
+_SCOPED = re.compile(r"WHERE .*\btask\.user_id = \$\d|^INSERT INTO task \(user_id, ")
+
+
+@contextmanager
+def serving(settings: Settings) -> Iterator[str]:
+    """Serve the application on a free port until the block ends; yields its base URL."""
+    config = uvicorn.Config(create_app(settings), log_config=None, access_log=False, server_header=False, ws="none")
+    server = uvicorn.Server(config)
+    with listener("127.0.0.1", 0) as taken:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]})
+        thread.start()
+        while not server.started and thread.is_alive():
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
+        server.should_exit = True
+        thread.join()
+
+
+class StatementLog:
+    """The statements that the application has sent, as PostgreSQL wrote them down (log_line_prefix is "%a: ")."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._seen = 0
+
+    def all(self) -> list[str]:
+        text = self._file.read_text().replace("\n\t", " ")
+        return re.findall(rf"^{APPLICATION_NAME}: LOG:  execute [^:]+: (.*)$", text, re.MULTILINE)
+
+    def new(self) -> list[str]:
+        """Return what has come since the last call."""
+        statements = self.all()
+        new, self._seen = statements[self._seen :], len(statements)
+        return new
+
+
+def unscoped(statements: list[str]) -> list[str]:
+    """Return those statements on the task table that are not limited to one owner."""
+    return [each for each in statements if re.search(r"\btask\b", each) and not _SCOPED.search(each)]
