@@ -1,6 +1,7 @@
 # Everything starts from here; `make` alone lists the commands.
 .DEFAULT_GOAL := help
 PYTHON ?= python3
+PORT ?= 8000
 UV_VERSION := 0.13.8
 BIN := .venv/bin
 
@@ -12,8 +13,8 @@ setup: .venv/.complete ## make .venv from the lock file; quick when nothing chan
 .venv/.complete: requirements-dev.txt pyproject.toml setup.sh
 	@PYTHON="$(PYTHON)" UV_VERSION="$(UV_VERSION)" sh setup.sh
 
-run: setup ## serve on http://127.0.0.1:8000, with a PostgreSQL of its own and a token to try it
-	@$(BIN)/python -m backend dev
+run: setup ## serve on http://127.0.0.1:8000 (PORT=…), with a PostgreSQL of its own and a token to try it
+	@exec $(BIN)/python -m backend dev --port $(PORT)
 
 test: setup ## everything that must hold: style, types, imports, tests
 	$(BIN)/ruff check

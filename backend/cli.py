@@ -84,6 +84,7 @@ def serve(
 
     Run `migrate` first: serving never changes the schema.
     """
+    os.environ["ENVIRONMENT"] = "production"
     settings = load_settings()
     proxies = list(settings.trusted_proxies)
     logs.configure()

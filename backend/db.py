@@ -125,11 +125,13 @@ class Database:
 
     async def _warm(self) -> None:
         deadline = asyncio.get_running_loop().time() + self._patience
-        opened = await asyncio.gather(*(self._acquire(deadline) for _ in range(self._size)), return_exceptions=True)
-        for connection in opened:
-            if isinstance(connection, Connection):
-                self._release(connection)
-        if failures := [each for each in opened if isinstance(each, BaseException)]:
+
+        async def open_one() -> None:
+            self._release(await self._acquire(deadline))
+
+        # All of them have passed the gate before the first is there, so that none meets another's idle connection.
+        outcomes = await asyncio.gather(*(open_one() for _ in range(self._size)), return_exceptions=True)
+        if failures := [outcome for outcome in outcomes if outcome is not None]:
             logger.warning("The database is not there yet: %s", describe(failures[0]))
 
     async def _acquire(self, deadline: float) -> Connection:
