@@ -48,6 +48,8 @@ def dev(
 
     with ExitStack() as stack:
         listener = stack.enter_context(server.listener("127.0.0.1", port))
+        logs.configure()
+        logging.getLogger("uvicorn").setLevel(logging.WARNING)
         progress = _Progress()
         stack.callback(progress.stop)
         _write_env_file()
@@ -58,7 +60,7 @@ def dev(
             from backend.embedded import embedded_postgres
 
             url = stack.enter_context(embedded_postgres(DATA, report=progress.show))
-            database = f"embedded PostgreSQL, for development only; its data is in {DATA}"
+            database = "embedded PostgreSQL, for development only"
         progress.show("Migrating the database")
         upgrade(url)
         progress.show("Loading the application")
@@ -68,8 +70,6 @@ def dev(
             progress.stop()
             print(_welcome(f"http://127.0.0.1:{port}", database, settings), flush=True)
 
-        logs.configure()
-        logging.getLogger("uvicorn").setLevel(logging.WARNING)
         server.run(listener, listening, **({"reload": True, "reload_dirs": [str(ENV_FILE.parent)]} if reload else {}))
 
 

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import quote
 
+from backend.errors import OperatorError
+
 if sys.platform != "win32":  # Windows has neither, and is told so before they are needed.
     import fcntl
     import pwd
@@ -31,10 +33,11 @@ CREATE_TODO = "SELECT 'CREATE DATABASE todo' WHERE NOT EXISTS (SELECT FROM pg_da
 ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 SOCKET_PATH_LIMIT = 103 if sys.platform == "darwin" else 107
 LOG_LIMIT = 1_000_000
+READY_SECONDS = 120
 STOP_SECONDS = 20
 
 
-class EmbeddedError(RuntimeError):
+class EmbeddedError(OperatorError):
     """The embedded database cannot start; the message is one sentence for a person."""
 
 
@@ -49,7 +52,7 @@ class Account:
         self, *command: str | Path, stdin: int = subprocess.DEVNULL, output: int | IO[bytes] = subprocess.PIPE
     ) -> subprocess.Popen[bytes]:
         """In a session of its own: the terminal's Ctrl-C must not stop the database before the last request."""
-        return subprocess.Popen(
+        return subprocess.Popen(  # noqa: S603  every command is built in this file
             command,
             user=self.user,
             group=self.group,
@@ -105,12 +108,13 @@ def embedded_postgres(
         except OSError as error:
             problem = f"The embedded database cannot use {error.filename or directory}: {error.strerror or error}"
             raise EmbeddedError(f"{problem}; put that right, or set NEON_DATABASE_URL.") from error
-        yield f"postgresql://app@/todo?host={quote(str(sockets), safe='')}"
+        # The port and the mode are named, or PGPORT and PGSSLMODE of somebody's shell would decide.
+        yield f"postgresql://app@/todo?host={quote(str(sockets), safe='')}&port=5432&sslmode=disable"
 
 
 def _open(stack: ExitStack, directory: Path, report: Callable[[str], None], settings: Mapping[str, str]) -> Path:
     package = _package()
-    home, account = _home(directory.resolve(), report)
+    home, account = _home(directory.resolve())
     stack.enter_context(_sole_owner(home, account))
     programs = _programs(package, home, account)
     data = home / "data"
@@ -136,14 +140,14 @@ def _package() -> Path:
     return package
 
 
-def _home(directory: Path, report: Callable[[str], None]) -> tuple[Path, Account]:
+def _home(directory: Path) -> tuple[Path, Account]:
     """Where the files live and who runs the server. Root's clone may lie where no other account can go (/root)."""
     account = _account(directory)
     _make(directory, account)
     if account.reaches(directory):
         return directory, account
     home = Path("/var/lib", f"embedded-postgres-{hashlib.sha256(bytes(directory)).hexdigest()[:12]}")
-    report(f"Keeping the database in {home}, because PostgreSQL refuses root and others cannot reach {directory}")
+    logger.warning("The database is in %s: PostgreSQL refuses root, and others cannot reach %s", home, directory)
     account = _account(home)
     _make(home, account)
     return home, account
@@ -277,9 +281,12 @@ class Server:
             command = (*_bound_to_parent(self.account), *self._command(settings))
             process = self.account.start(*command, output=output)
         try:
+            deadline = time.monotonic() + READY_SECONDS
             while not self._accepts_connections():
                 if process.poll() is not None:
                     raise EmbeddedError(self._refusal(log.read_bytes()[begin:].decode(errors="replace"), claimed))
+                if time.monotonic() >= deadline:
+                    raise EmbeddedError(f"PostgreSQL is not ready after {READY_SECONDS} s: {log} tells what it does.")
                 time.sleep(0.01)
             self._create_todo()
             yield

@@ -156,7 +156,7 @@ def test_the_url_names_a_private_socket_and_nothing_else(home: Path) -> None:
     with embedded_postgres(home, settings={"listen_addresses": "*", "log_statement": "all"}) as url:
         tcp, logged = ask(url, "SHOW listen_addresses"), ask(url, "SHOW log_statement")
 
-    assert url == f"postgresql://app@/todo?host={str(home / 'sockets').replace('/', '%2F')}"
+    assert url.startswith(f"postgresql://app@/todo?host={str(home / 'sockets').replace('/', '%2F')}&")
     assert (tcp, logged) == ("", "all")
     assert (home / "sockets").stat().st_mode & 0o777 == 0o700
 
@@ -430,6 +430,21 @@ def test_a_server_deaf_to_a_polite_stop_is_ended_firmly(monkeypatch: pytest.Monk
         embedded._stop(deaf)  # noqa: SLF001  seen from outside this takes 20 s
 
     assert deaf.returncode == -signal.SIGQUIT
+
+
+def test_a_server_that_is_not_ready_in_time_is_ended(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "READY_SECONDS", 0.1)
+    waiting_for_a_primary = home / "data" / "standby.signal"
+    waiting_for_a_primary.touch()
+    waiting_for_a_primary.chmod(0o666)
+
+    with pytest.raises(EmbeddedError, match=r"not ready after 0.1 s"):  # noqa: SIM117
+        with embedded_postgres(home, settings={"hot_standby": "off"}):
+            pass
+    waiting_for_a_primary.unlink()
+
+    with embedded_postgres(home) as url:
+        assert ask(url, "SELECT pg_is_in_recovery()") is False
 
 
 def test_an_earlier_server_that_does_not_end_is_reported(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
