@@ -17,6 +17,7 @@ from backend.errors import Unavailable
 from backend.statements import Statement
 
 APPLICATION_NAME = "todo-backend"
+SYNC = "SELECT 1"
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class Connection:
             prepared = {each.name: await raw.prepare(each.sql, name=each.name) for each in statements}
             # asyncpg prepares without a Sync, and the server keeps an implicit transaction open until one comes: now()
             # would stand still at this moment, and a pooler could not share the server's connection.
-            await raw.execute("SELECT 1")
+            await raw.execute(SYNC)
             return cls(raw, prepared)
         except BaseException:
             raw.terminate()

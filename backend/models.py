@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Annotated
 
 from pydantic import AfterValidator, StrictBool, StringConstraints
+from pydantic import Field as Documented
 from pydantic_core import PydanticCustomError
 from sqlalchemy import BigInteger, DateTime, Identity, Index, String, Text, false, func, text
 from sqlmodel import Field, SQLModel
@@ -30,13 +31,23 @@ def _storable(value: str) -> str:
     return value
 
 
+# What the validators above check, in the words of JSON Schema (ECMA-262), for the API document alone.
+STORABLE = r"^[^\u0000]*$"
+NOT_BLANK = r"^[^\u0000]*[^\u0000\t-\r \u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000][^\u0000]*$"
+
 Title = Annotated[
     str,
     StringConstraints(strict=True, min_length=1, max_length=200),
     AfterValidator(_not_blank),
     AfterValidator(_storable),
+    Documented(json_schema_extra={"pattern": NOT_BLANK}),
 ]
-Description = Annotated[str, StringConstraints(strict=True, max_length=1000), AfterValidator(_storable)]
+Description = Annotated[
+    str,
+    StringConstraints(strict=True, max_length=1000),
+    AfterValidator(_storable),
+    Documented(json_schema_extra={"pattern": STORABLE}),
+]
 
 
 class Task(SQLModel, table=True):
@@ -62,7 +73,7 @@ class TaskCreate(SQLModel):
 
 
 class TaskUpdate(SQLModel):
-    """The fields a client sends are changed, the rest stays: only those in `model_fields_set` count."""
+    """Only the fields that are sent are changed; the rest stays."""
 
     # A default factory keeps "null" out of the API document: absent is allowed here, null is not.
     title: Title = Field(default_factory=str)

@@ -36,7 +36,8 @@ def listener(host: str, port: int) -> Iterator[socket.socket]:
     try:
         taken = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
-        reason = error.strerror or type(error).__name__
+        # Python adds the address, which stands in this sentence already.
+        reason = (error.strerror or type(error).__name__).partition(" (while")[0]
         raise OperatorError(
             f"Cannot listen on {host}:{port}: {reason}. Is it in use? Take another with --port."
         ) from None

@@ -55,7 +55,7 @@ def base_url(settings: Settings) -> Iterator[str]:
 
 @pytest.fixture
 def anonymous(base_url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=base_url, timeout=30) as client:
+    with httpx.Client(base_url=base_url, timeout=30, verify=False) as client:
         yield client
 
 

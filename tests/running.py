@@ -9,12 +9,12 @@ from pathlib import Path
 
 import uvicorn
 
-from backend.db import APPLICATION_NAME
+from backend.db import APPLICATION_NAME, SYNC
 from backend.main import create_app
 from backend.server import listener
 from backend.settings import Settings
 
-_SCOPED = re.compile(r"WHERE .*\btask\.user_id = \$\d|^INSERT INTO task \(user_id, ")
+_SCOPED = re.compile(r"WHERE ((?! OR ).)*\btask\.user_id = \$\d((?! OR ).)*$|^INSERT INTO task \(user_id, ")
 
 
 @contextmanager
@@ -41,7 +41,8 @@ class StatementLog:
 
     def all(self) -> list[str]:
         text = self._file.read_text().replace("\n\t", " ")
-        return re.findall(rf"^{APPLICATION_NAME}: LOG:  execute [^:]+: (.*)$", text, re.MULTILINE)
+        sent = re.findall(rf"^{APPLICATION_NAME}: LOG:  (?:execute [^:]+|statement): (.*)$", text, re.MULTILINE)
+        return [statement for statement in sent if statement != SYNC]
 
     def new(self) -> list[str]:
         """Return what has come since the last call."""

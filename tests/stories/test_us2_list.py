@@ -2,6 +2,7 @@
 
 import httpx
 import pytest
+from databases import execute
 from people import User, signed
 
 
@@ -46,3 +47,49 @@ def test_us2_4_with_a_bad_token_nothing_is_listed(alice: User, anonymous: httpx.
     assert response.status_code == 401
     assert response.json() == {"detail": "The access token is invalid."}
     assert response.headers["WWW-Authenticate"] == 'Bearer realm="todo", error="invalid_token"'
+
+
+@pytest.mark.spec("US2.5", "FR-010")
+def test_us2_5_the_order_is_always_the_same(alice: User, database_url: str) -> None:
+    first, second, third, fourth = [alice.add(title)["id"] for title in ("first", "second", "third", "fourth")]
+    execute(
+        database_url,
+        f"UPDATE task SET created_at = now() WHERE id IN ({second}, {third})",
+        f"UPDATE task SET created_at = now() - interval '1 day' WHERE id = {fourth}",
+    )
+    alice.http.patch(f"{alice.tasks}/{fourth}/complete")
+    alice.http.put(f"{alice.tasks}/{second}", json={"title": "changed"})
+
+    orders = [[task["id"] for task in alice.list()] for _ in range(5)]
+
+    assert orders == [[third, second, first, fourth]] * 5
+
+
+@pytest.mark.spec("US2.6")
+def test_us2_6_no_tasks_are_an_empty_array(alice: User) -> None:
+    response = alice.http.get(alice.tasks)
+
+    assert response.status_code == 200
+    assert response.content == b"[]"
+
+
+@pytest.mark.spec("US2.7", "FR-013", "SC-002")
+def test_us2_7_each_sees_their_own_tasks(alice: User, bob: User) -> None:
+    hers, his = alice.add("Hers"), bob.add("His")
+
+    lists = alice.list(), bob.list()
+
+    assert lists == ([hers], [his])
+
+
+@pytest.mark.spec("US2.8", "FR-014")
+@pytest.mark.parametrize(
+    "query", ["status=all", "status=completed&limit=1&sort=title", "user_id=somebody-else", "token=x", "%00=%ff&&=&;"]
+)
+def test_us2_8_a_query_is_ignored(alice: User, query: str) -> None:
+    task = alice.add()
+
+    response = alice.http.get(f"{alice.tasks}?{query}")
+
+    assert response.status_code == 200
+    assert response.json() == [task]
