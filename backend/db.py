@@ -112,6 +112,9 @@ class Database:
         except _UNREACHABLE as error:
             logger.error("The database cannot serve: %s", describe(error))
             raise Unavailable("database") from error
+        except postgres.PostgresError as error:
+            error.detail = None  # It quotes the row, which is the client's text and nothing for the log.
+            raise
 
     def start_warming(self) -> None:
         """Open the whole pool in the background, so that neither the start nor a request waits for it."""

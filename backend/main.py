@@ -86,7 +86,7 @@ class TodoAPI(FastAPI):
         if scope["type"] == "websocket":
             await self.router.not_found(scope, receive, send)
             return
-        routes = [route for route in self.routes if isinstance(route, Route) and route.path_regex.match(scope["path"])]
+        routes = [route for route in self.routes if isinstance(route, Route) and route.found(scope)]
         if routes:
             raise MethodNotAllowed(sorted({method for route in routes for method in route.served_methods}))
         raise NotFound("path")

@@ -6,6 +6,7 @@ From the outside in: `AccessLog`, Starlette's CORSMiddleware, `Problems`.
 import logging
 import re
 import time
+from ipaddress import ip_address
 from uuid import uuid4
 
 import orjson
@@ -33,11 +34,14 @@ class AccessLog:
             await self._app(scope, receive, send)
             return
         request_id = _request_id(scope)
+        # The HTTP parser takes what follows the head of an upgrade for another protocol; the next request would begin
+        # in the middle of this one's body.
+        closing = [(b"connection", b"close")] if any(name == b"upgrade" for name, _ in scope["headers"]) else []
         started = time.perf_counter()
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
+                message["headers"] = [*message["headers"], *closing, (b"x-request-id", request_id)]
                 milliseconds = (time.perf_counter() - started) * 1000
                 access_log.info("%s %d %.1f ms %s", where(scope), message["status"], milliseconds, request_id.decode())
             await send(message)
@@ -81,8 +85,16 @@ async def _answer(send: Send, problem: Problem) -> None:
 
 
 def _log_refusal(scope: Scope, refusal: Refusal) -> None:
-    client = scope["client"][0] if scope.get("client") else None
-    logger.warning("refused %s reason=%s user=%a client=%s", where(scope), refusal.reason, refusal.user, client)
+    logger.warning("refused %s reason=%s user=%a client=%s", where(scope), refusal.reason, refusal.user, _client(scope))
+
+
+def _client(scope: Scope) -> str:
+    """Return the client's address: behind proxies it is text out of a header, and only an address may reach the log."""
+    host = scope["client"][0] if scope.get("client") else ""
+    try:
+        return str(ip_address(host.partition("%")[0]))
+    except ValueError:
+        return "unknown"
 
 
 def where(scope: Scope) -> str:

@@ -6,6 +6,7 @@ Identity before body: a stranger is turned away before a byte of the body is rea
 import re
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import unquote
 
 import orjson
 from fastapi import Request
@@ -46,9 +47,15 @@ class Route(APIRoute):
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         if scope.get("method") not in self.served_methods:
             return Match.NONE, {}
-        if not (found := self.path_regex.match(scope["path"])):
+        if not (found := self.found(scope)):
             return Match.NONE, {}
-        return Match.FULL, {"path_params": found.groupdict(), "route": self, "endpoint": self.endpoint}
+        # Bytes that are no text become surrogates, which no user's id holds; U+FFFD would be some user's good name.
+        parameters = {name: unquote(value, errors="surrogateescape") for name, value in found.groupdict().items()}
+        return Match.FULL, {"path_params": parameters, "route": self, "endpoint": self.endpoint}
+
+    def found(self, scope: Scope) -> re.Match[str] | None:
+        """Match the path as it came on the wire, so that an encoded slash separates nothing."""
+        return self.path_regex.match(scope["raw_path"].decode("latin-1"))
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = await self.endpoint(**await self.arguments(Request(scope, receive)))

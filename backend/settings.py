@@ -1,6 +1,7 @@
 """What does the environment decide?"""
 
 import hashlib
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -45,6 +46,8 @@ def origin(url: str) -> str:
         parsed = _url.validate_python(url)
     except ValidationError:
         raise ValueError("must be an address such as http://localhost:3000") from None
+    if "*" in (parsed.host or ""):
+        raise ValueError("must name each origin: there are no wildcards")
     default_port = {"http": 80, "https": 443}[parsed.scheme]
     port = "" if parsed.port in {None, default_port} else f":{parsed.port}"
     return f"{parsed.scheme}://{parsed.host}{port}"
@@ -54,7 +57,16 @@ def _comma_separated(value: Any) -> Any:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
+def _network(address: str) -> str:
+    try:
+        ip_network(address, strict=False)
+    except ValueError:
+        raise ValueError("must be IP addresses or networks such as 10.0.0.0/8") from None
+    return address
+
+
 Origin = Annotated[str, AfterValidator(origin)]
+Network = Annotated[str, AfterValidator(_network)]
 Listed = (NoDecode, BeforeValidator(_comma_separated))
 
 
@@ -75,7 +87,7 @@ class Settings(BaseSettings):
     better_auth_issuers: Annotated[tuple[str, ...], *Listed] = ()
     better_auth_audiences: Annotated[tuple[str, ...], *Listed] = ()
     cors_origins: Annotated[tuple[Origin, ...], *Listed] = ()
-    trusted_proxies: Annotated[tuple[str, ...], *Listed] = ()
+    trusted_proxies: Annotated[tuple[Network, ...], *Listed] = ()
     api_docs: bool = False
     database_pool_size: Annotated[int, Field(ge=1, le=1000)] = 10
     database_prepared_statements: bool = True
