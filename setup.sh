@@ -25,5 +25,5 @@ if ! .venv/bin/python -m uv --version 2>/dev/null | grep -q "^uv $UV_VERSION "; 
 fi
 echo "Installing the dependencies …"
 .venv/bin/python -m uv pip sync --quiet --require-hashes requirements-dev.txt || fail "The dependencies could not be installed: is the network there?"
-.venv/bin/python -m uv pip install --quiet --no-deps --no-build-isolation --editable .
+.venv/bin/python -m uv pip install --quiet --no-deps --no-build-isolation --editable . || fail "The package itself could not be installed."
 touch .venv/.complete

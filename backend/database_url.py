@@ -13,6 +13,11 @@ _PASSED_ON = {
     "ssl_min_protocol_version", "ssl_max_protocol_version",
 }  # fmt: skip
 _TRANSLATED = {"channel_binding", "connect_timeout"}
+_VALUES = {
+    "channel_binding": {"disable", "prefer", "require"},
+    "sslmode": {"disable", "allow", "prefer", "require", "verify-ca", "verify-full"},
+    "target_session_attrs": {"any", "read-write", "read-only", "primary", "standby", "prefer-standby"},
+}
 
 
 def connect_arguments(url: str) -> dict[str, Any]:
@@ -25,6 +30,8 @@ def connect_arguments(url: str) -> dict[str, Any]:
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     if unknown := sorted(set(options) - _PASSED_ON - _TRANSLATED):
         raise ValueError(f"has options that are not supported: {', '.join(unknown)}")
+    if odd := sorted(name for name, values in _VALUES.items() if options.get(name) not in {None, *values}):
+        raise ValueError(f"has options with a value that PostgreSQL does not know: {', '.join(odd)}")
     arguments: dict[str, Any] = {}
     if timeout := options.pop("connect_timeout", None):
         if not timeout.isdecimal():

@@ -36,6 +36,13 @@ _UNREACHABLE = (
     postgres.OperatorInterventionError,  # 57: shutdown, cannot connect now, cancelled
     postgres.PostgresSystemError,  # 58
 )
+# What was prepared on the connection does not hold any more: after a change of the schema, or behind a pooler that
+# shares server connections without knowing of prepared statements.
+_UNPREPARED = (
+    postgres.InvalidCachedStatementError,
+    postgres.InvalidSQLStatementNameError,
+    postgres.DuplicatePreparedStatementError,
+)
 _SCHEMA_BEHIND = (postgres.UndefinedTableError, postgres.UndefinedColumnError)
 
 
@@ -69,7 +76,7 @@ class Connection:
             if prepared := self._prepared.get(statement.name):
                 return await prepared.fetch(*arguments)
             return await self._raw.fetch(statement.sql, *arguments)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, *_UNPREPARED):
             self.cut()
             raise
         finally:
@@ -109,7 +116,7 @@ class Database:
         except _SCHEMA_BEHIND as error:
             logger.error("The database schema is missing or behind: run `python -m backend migrate`. (%s)", error)
             raise Unavailable("schema") from error
-        except _UNREACHABLE as error:
+        except (*_UNREACHABLE, *_UNPREPARED) as error:
             logger.error("The database cannot serve: %s", describe(error))
             raise Unavailable("database") from error
         except postgres.PostgresError as error:

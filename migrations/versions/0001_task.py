@@ -2,6 +2,7 @@
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects.postgresql import TIMESTAMP
 
 from backend.migrate import MigrationError
 
@@ -18,8 +19,8 @@ NEEDED = {
     "title": "text or varchar(200), not null",
     "description": "text or varchar(1000), null allowed",
     "completed": "boolean, not null",
-    "created_at": "timestamptz, not null",
-    "updated_at": "timestamptz, not null",
+    "created_at": "timestamptz with microseconds, not null",
+    "updated_at": "timestamptz with microseconds, not null",
 }
 MIN_LENGTHS = {"user_id": 255, "title": 200, "description": 1000}
 
@@ -80,12 +81,15 @@ def _fits(column: sa.engine.interfaces.ReflectedColumn, primary_key: list[str]) 
     if column["nullable"] != (name == "description"):
         return False
     if name == "id":
-        return isinstance(kind, sa.Integer) and _generated(column) and primary_key == ["id"]
+        return type(kind) in {sa.BIGINT, sa.INTEGER} and _generated(column) and primary_key == ["id"]
     if name in MIN_LENGTHS:
-        return isinstance(kind, sa.String) and (kind.length is None or kind.length >= MIN_LENGTHS[name])
+        # Not their subclasses and cousins: char(n) pads what it stores, citext takes Alice's id for alice's.
+        length = kind.length if isinstance(kind, sa.String) else 0
+        return type(kind) in {sa.TEXT, sa.VARCHAR} and (length is None or length >= MIN_LENGTHS[name])
     if name == "completed":
         return isinstance(kind, sa.Boolean)
-    return isinstance(kind, sa.DateTime) and bool(kind.timezone)
+    # Rounded to milliseconds, updated_at would not grow by its microsecond.
+    return isinstance(kind, TIMESTAMP) and kind.timezone and kind.precision in {None, 6}
 
 
 def _generated(column: sa.engine.interfaces.ReflectedColumn) -> bool:

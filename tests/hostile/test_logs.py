@@ -247,7 +247,7 @@ def test_a_users_name_forges_no_line(server: Production, trick: str) -> None:
 
 
 @pytest.mark.spec("SC-009")
-@pytest.mark.parametrize("value", ["a", "0", "A.b_c~d-e", "x" * 128, str(uuid4()), "---"])
+@pytest.mark.parametrize("value", ["a", "0", "A.b_c~d-e", "x" * 128, "0b1f4e9e-3b44-4d8e-9b52-6d1f6c0a7c11", "---"])
 def test_a_harmless_request_id_is_taken_over(server: Production, value: str) -> None:
     answer = exchange(server.base_url, raw(None, "GET", "/health", f"X-Request-Id: {value}"))
 

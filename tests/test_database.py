@@ -1,0 +1,593 @@
+"""Does the application reach its database as the URL says, and live through what happens to it?"""
+
+import asyncio
+import hashlib
+import logging
+import socket
+import ssl
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.parse import parse_qs, urlsplit
+
+import asyncpg
+import httpx
+import pytest
+from databases import ask, execute, own_database, using
+from people import User
+from running import serving
+
+from backend import statements
+from backend.database_url import connect_arguments
+from backend.db import Database
+from backend.embedded import embedded_postgres
+from backend.errors import Unavailable
+from backend.migrate import downgrade, upgrade
+from backend.settings import Settings
+from backend.statements import Statement
+
+REPOSITORY = Path(__file__).parents[1]
+NEON = "postgresql://neondb_owner:npg_Ab1@ep-cool-darkness-a1b2c3d4-pooler.eu-central-1.aws.neon.tech/neondb"
+SESSIONS = "FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'todo-backend'"
+UNAVAILABLE = {"detail": "The service is temporarily unavailable. Please try again."}
+
+# Of "localhost" and 127.0.0.1, valid for a hundred years, signed by itself; made for this test and used nowhere else.
+CERTIFICATE = """\
+-----BEGIN CERTIFICATE-----
+MIIBqjCCAVGgAwIBAgIUd5dRkUYwRmgzYM0FDaKWki8e0c0wCgYIKoZIzj0EAwIw
+FDESMBAGA1UEAwwJbG9jYWxob3N0MCAXDTI2MTEyMDExMTYwNFoYDzIxMjYxMDI3
+MTExNjA0WjAUMRIwEAYDVQQDDAlsb2NhbGhvc3QwWTATBgcqhkjOPQIBBggqhkjO
+PQMBBwNCAATxD8uFW1eUsuXaoM1d08b0npxq5Z4fAOsqQOc0KKsT7ue+TF2yXqod
+DVGk08qOG70z94wYbutjZezj1cjTqMQ9o38wfTAdBgNVHQ4EFgQUpXnGFnSfZSVG
+5v3q6NLguZ87+WQwHwYDVR0jBBgwFoAUpXnGFnSfZSVG5v3q6NLguZ87+WQwGgYD
+VR0RBBMwEYIJbG9jYWxob3N0hwR/AAABMA4GA1UdDwEB/wQEAwIChDAPBgNVHRMB
+Af8EBTADAQH/MAoGCCqGSM49BAMCA0cAMEQCIDRH5bW6pFYKqsNBxHPK8TH75ddG
+u7TWvwzJVZlR240VAiAwVQy+UmINkZdIA0v5oM3FBKQDtfBFkzfa57DxKUP/Gw==
+-----END CERTIFICATE-----
+"""
+KEY = """\
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgBh3VZjtMByZgon+/
+jyFlEjYptAocgbIvGrhUeDhuAVKhRANCAATxD8uFW1eUsuXaoM1d08b0npxq5Z4f
+AOsqQOc0KKsT7ue+TF2yXqodDVGk08qOG70z94wYbutjZezj1cjTqMQ9
+-----END PRIVATE KEY-----
+"""
+
+
+# --- What the URL says
+
+
+@dataclass
+class Server:
+    """What a server that speaks just enough of the protocol has learned about its one caller."""
+
+    port: int
+    encrypted: bool = False
+    parameters: dict[str, str] = field(default_factory=dict)
+    password: str | None = None
+
+    def answer(self, listener: socket.socket, context: ssl.SSLContext | None) -> None:
+        connection, _ = listener.accept()
+        with connection, suppress(OSError):
+            connection.settimeout(30)
+            head = connection.recv(8)
+            if context and head[4:] == struct.pack("!i", 80877103):  # SSLRequest
+                connection.sendall(b"S")
+                with context.wrap_socket(connection, server_side=True) as secured:
+                    self.encrypted = True
+                    self._greet(secured, secured.recv(8))
+            else:
+                self._greet(connection, head)
+
+    def _greet(self, connection: socket.socket, head: bytes) -> None:
+        words = connection.recv(struct.unpack("!i", head[:4])[0] - 8).decode().split("\0")
+        self.parameters = dict(zip(words[::2], words[1::2], strict=False))
+        connection.sendall(b"R" + struct.pack("!ii", 8, 3))  # AuthenticationCleartextPassword
+        self.password = connection.recv(1000)[5:].rstrip(b"\0").decode()
+
+
+@contextmanager
+def listening(context: ssl.SSLContext | None = None) -> Iterator[Server]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(30)
+        server = Server(listener.getsockname()[1])
+        thread = threading.Thread(target=server.answer, args=[listener, context])
+        thread.start()
+        yield server
+        thread.join()
+
+
+def connect(url: str) -> None:
+    async def run() -> None:
+        connection = await asyncpg.connect(**connect_arguments(url))
+        await connection.close()
+
+    asyncio.run(run())
+
+
+@pytest.fixture(scope="module")
+def certificate() -> Iterator[Path]:
+    with TemporaryDirectory() as directory:
+        file = Path(directory, "server.pem")
+        file.write_text(KEY + CERTIFICATE)
+        yield file
+
+
+@pytest.fixture
+def tls(certificate: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    return context
+
+
+@pytest.mark.spec("FR-006")
+def test_neons_url_as_it_is_handed_out_verifies_the_server() -> None:
+    arguments = connect_arguments(f"{NEON}?sslmode=require&channel_binding=require")
+
+    context = arguments.pop("ssl")
+    assert arguments == {"dsn": NEON}
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
+    assert context.get_ca_certs()
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("postgresql://u@h/d", {"dsn": "postgresql://u@h/d"}),
+        ("postgres://u@h/d", {"dsn": "postgresql://u@h/d"}),
+        ("postgresql+asyncpg://u@h/d", {"dsn": "postgresql://u@h/d"}),
+        ("postgresql+psycopg://u@h/d", {"dsn": "postgresql://u@h/d"}),
+        ("postgresql://u@h/d?sslmode=require", {"dsn": "postgresql://u@h/d?sslmode=require"}),
+        ("postgresql://u@h/d?sslmode=require&channel_binding=prefer", {"dsn": "postgresql://u@h/d?sslmode=require"}),
+        ("postgresql://u@h/d?channel_binding=disable", {"dsn": "postgresql://u@h/d"}),
+        ("postgresql://u@h/d?connect_timeout=7", {"dsn": "postgresql://u@h/d", "timeout": 7.0}),
+        ("postgresql://u@h/d?connect_timeout=0", {"dsn": "postgresql://u@h/d"}),
+        ("postgresql://u:p%40%2F%3A%25@h:6543/d", {"dsn": "postgresql://u:p%40%2F%3A%25@h:6543/d"}),
+        ("postgresql://u@/d?host=%2Ftmp%2Fa%20b", {"dsn": "postgresql://u@/d?host=%2Ftmp%2Fa%20b"}),
+    ],
+)
+@pytest.mark.spec("FR-006")
+def test_a_url_is_what_asyncpg_is_told(url: str, expected: dict[str, object]) -> None:
+    assert connect_arguments(url) == expected
+
+
+@pytest.mark.parametrize("options", ["sslrootcert=system", "sslmode=verify-full&sslrootcert=system"])
+def test_the_systems_root_certificates_are_taken_where_the_url_asks_for_them(options: str) -> None:
+    arguments = connect_arguments(f"postgresql://u@h/d?{options}")
+
+    assert arguments["dsn"] == "postgresql://u@h/d"
+    assert arguments["ssl"].verify_mode == ssl.CERT_REQUIRED
+    assert arguments["ssl"].check_hostname
+
+
+@pytest.mark.parametrize(
+    ("url", "complaint"),
+    [
+        ("mysql://u@h/d", "does not begin with postgresql://"),
+        ("u:MARKER@h/d", "does not begin with postgresql://"),
+        ("postgresql://u:MARKER@h:port/d", "is not a URL"),
+        ("postgresql://u:MARKER@h:99999/d", "is not a URL"),
+        ("postgresql://u:MARKER@[h/d", "is not a URL"),
+        ("postgresql://u:MARKER@/d", "names no host"),
+        ("postgresql://u:MARKER@h", "names no database"),
+        ("postgresql://u:MARKER@h/", "names no database"),
+        ("postgresql://u@h/d?zeta=MARKER&alpha=MARKER&sslmode=require", "options that are not supported: alpha, zeta"),
+        ("postgresql://u@h/d?connect_timeout=MARKER", "connect_timeout that is not a whole number"),
+        ("postgresql://u@h/d?connect_timeout=-1", "connect_timeout that is not a whole number"),
+        ("postgresql://u@h/d?sslmode=disable&channel_binding=require", "without TLS at the same time"),
+        ("postgresql://u@h/d?sslmode=prefer&channel_binding=require", "without TLS at the same time"),
+        ("postgresql://u@h/d?sslmode=allow&sslrootcert=system", "without TLS at the same time"),
+        ("postgresql://u@h/d?sslmode=MARKER", "sslmode"),
+        ("postgresql://u@h/d?target_session_attrs=MARKER", "target_session_attrs"),
+        ("postgresql://u@h/d?channel_binding=MARKER", "channel_binding"),
+    ],
+)
+@pytest.mark.spec("FR-017", "FR-020")
+def test_a_url_that_cannot_work_is_refused_without_a_value(url: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint) as refusal:
+        connect_arguments(url)
+
+    assert "MARKER" not in str(refusal.value)
+
+
+@pytest.mark.spec("FR-006")
+def test_a_percent_encoded_password_reaches_the_server_decoded() -> None:
+    with listening() as server, pytest.raises((OSError, asyncpg.PostgresError)):
+        connect(f"postgres://us%40er:p%40ss%2Fw%3Ard%25%20%C3%A9@127.0.0.1:{server.port}/my%20db?sslmode=disable")
+
+    assert server.password == "p@ss/w:rd% é"
+    assert (server.parameters["user"], server.parameters["database"]) == ("us@er", "my db")
+
+
+@pytest.mark.spec("FR-006")
+@pytest.mark.parametrize("url", ["postgresql://app@/todo?host={}", "postgresql://?host={}&dbname=todo&user=app"])
+def test_a_unix_socket_is_reached_wherever_the_url_names_the_database(database_url: str, url: str) -> None:
+    sockets = parse_qs(urlsplit(database_url).query)["host"][0]
+
+    assert ask(connect_arguments(url.format(sockets))["dsn"], "SELECT current_database()::text") == [("todo",)]
+
+
+@pytest.mark.spec("FR-006")
+def test_sslmode_require_alone_encrypts_and_takes_any_certificate(tls: ssl.SSLContext) -> None:
+    with listening(tls) as server, pytest.raises((OSError, asyncpg.PostgresError)):
+        connect(f"postgresql://u:secret@127.0.0.1:{server.port}/d?sslmode=require")
+
+    assert server.encrypted
+    assert server.password == "secret"
+
+
+@pytest.mark.spec("FR-006")
+def test_channel_binding_refuses_a_server_whose_certificate_nobody_knows(tls: ssl.SSLContext) -> None:
+    with listening(tls) as server, pytest.raises(ssl.SSLCertVerificationError):
+        connect(f"postgresql://u:secret@127.0.0.1:{server.port}/d?sslmode=require&channel_binding=require")
+
+    assert server.password is None
+
+
+@pytest.mark.spec("FR-006")
+def test_channel_binding_takes_a_server_whose_certificate_is_given(tls: ssl.SSLContext, certificate: Path) -> None:
+    options = f"sslmode=require&channel_binding=require&sslrootcert={certificate}"
+
+    with listening(tls) as server, pytest.raises((OSError, asyncpg.PostgresError)):
+        connect(f"postgresql://u:secret@127.0.0.1:{server.port}/d?{options}")
+
+    assert server.password == "secret"
+
+
+@pytest.mark.spec("FR-006")
+def test_a_server_without_tls_never_sees_the_password_where_tls_is_required() -> None:
+    def refuse(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(8)
+            connection.sendall(b"N")
+            seen.append(connection.recv(1000))
+
+    seen: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=refuse, args=[listener])
+        thread.start()
+
+        with pytest.raises((OSError, asyncpg.InterfaceError)):
+            connect(f"postgresql://u:secret@127.0.0.1:{listener.getsockname()[1]}/d?sslmode=require")
+
+        thread.join()
+    assert seen == [b""]
+
+
+# --- The statements
+
+
+def test_a_statements_name_comes_from_its_sql_alone() -> None:
+    program = "from backend import statements; print(*(each.name for each in statements.ALL))"
+
+    elsewhere = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    ).stdout.split()
+
+    names = [each.name for each in statements.ALL]
+    assert names == elsewhere
+    assert names == [f"todo_{hashlib.sha256(each.sql.encode()).hexdigest()[:16]}" for each in statements.ALL]
+    assert len(set(names)) == len(names) == 6
+
+
+# --- A database of its own
+
+
+@pytest.fixture
+def empty(database_url: str) -> Iterator[str]:
+    with own_database(database_url) as url:
+        yield url
+
+
+@pytest.fixture
+def database(empty: str) -> str:
+    upgrade(empty)
+    return empty
+
+
+@pytest.fixture
+def heard(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    """The application's log, also where an earlier test has configured it."""
+    monkeypatch.setattr(logging.getLogger("backend"), "propagate", True)
+    return caplog
+
+
+@contextmanager
+def user_of(settings: Settings) -> Iterator[User]:
+    with serving(settings) as base_url:
+        user = User(base_url)
+        with user.http:
+            yield user
+
+
+@asynccontextmanager
+async def pool(url: str, *, size: int = 1, deadline: float = 30, prepare: bool = True) -> AsyncIterator[Database]:
+    database = Database(url, statements.ALL, size=size, deadline=deadline, prepare=prepare)
+    yield database
+    await database.close()
+
+
+def wait_until(url: str, query: str, expected: object) -> None:
+    deadline = time.monotonic() + 30
+    while (found := ask(url, query)) != [(expected,)]:
+        assert time.monotonic() < deadline, f"{query}: {found}"
+        time.sleep(0.01)
+
+
+@contextmanager
+def locked(url: str) -> Iterator[None]:
+    """Another session holds the table, so that every statement on it waits."""
+    entered, leave = threading.Event(), threading.Event()
+
+    async def hold() -> None:
+        connection = await asyncpg.connect(url)
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE task IN ACCESS EXCLUSIVE MODE")
+            entered.set()
+            await asyncio.to_thread(leave.wait)
+        await connection.close()
+
+    thread = threading.Thread(target=asyncio.run, args=[hold()])
+    thread.start()
+    entered.wait()
+    try:
+        yield
+    finally:
+        leave.set()
+        thread.join()
+
+
+def assert_unavailable(response: httpx.Response) -> None:
+    assert (response.status_code, response.json()) == (503, UNAVAILABLE)
+    assert int(response.headers["Retry-After"]) > 0
+
+
+@pytest.mark.spec("EC-4")
+def test_while_the_database_is_unreachable_every_task_request_gets_503_and_health_200(
+    settings: Settings, tmp_path: Path, heard: pytest.LogCaptureFixture
+) -> None:
+    with user_of(using(settings, f"postgresql://app:swordfish@/todo?host={tmp_path}")) as alice:
+        answers = [
+            alice.http.request(method, path, json={"title": "Buy milk"})
+            for method, path in [
+                ("GET", alice.tasks), ("POST", alice.tasks), ("GET", f"{alice.tasks}/1"), ("PUT", f"{alice.tasks}/1"),
+                ("PATCH", f"{alice.tasks}/1/complete"), ("DELETE", f"{alice.tasks}/1"),
+            ]
+        ]  # fmt: skip
+        health = alice.http.get("/health")
+
+    for answer in answers:
+        assert_unavailable(answer)
+    assert health.status_code == 200
+    assert "The database is not there yet" in heard.text
+    assert heard.text.count("The database cannot serve") == len(answers)
+    assert "swordfish" not in heard.text
+
+
+@pytest.mark.spec("EC-4", "SC-004")
+def test_the_service_returns_by_itself_when_the_database_does(settings: Settings) -> None:
+    with TemporaryDirectory(prefix="database-", dir="/tmp") as name:
+        directory = Path(name)
+        with embedded_postgres(directory) as url:
+            upgrade(url)
+
+        with user_of(using(settings, url)) as alice:
+            away = alice.http.get(alice.tasks)
+            with embedded_postgres(directory):
+                task = alice.add()
+            away_again = alice.http.get(alice.tasks)
+            with embedded_postgres(directory):
+                found = alice.list()
+
+    assert_unavailable(away)
+    assert_unavailable(away_again)
+    assert found == [task]
+
+
+@pytest.mark.spec("EC-4")
+def test_a_missing_schema_is_503_until_it_is_migrated_without_a_restart(
+    settings: Settings, empty: str, heard: pytest.LogCaptureFixture
+) -> None:
+    with user_of(using(settings, empty)) as alice:
+        before = alice.http.post(alice.tasks, json={"title": "Too early"})
+        upgrade(empty)
+        task = alice.add()
+        downgrade(empty)
+        between = alice.http.get(alice.tasks)
+        upgrade(empty)
+        after = alice.list()
+
+    assert_unavailable(before)
+    assert_unavailable(between)
+    assert heard.text.count("schema is missing or behind: run `python -m backend migrate`") == 2
+    assert task["title"] == "Buy milk"
+    assert after == []
+
+
+@pytest.mark.spec("EC-4")
+def test_a_schema_that_is_behind_is_503_and_says_so(
+    settings: Settings, database: str, heard: pytest.LogCaptureFixture
+) -> None:
+    execute(database, "ALTER TABLE task DROP COLUMN description")
+
+    with user_of(using(settings, database)) as alice:
+        answer = alice.http.get(alice.tasks)
+
+    assert_unavailable(answer)
+    assert "schema is missing or behind: run `python -m backend migrate`" in heard.text
+
+
+@pytest.mark.spec("EC-4")
+def test_a_column_whose_type_changes_under_way_costs_no_restart(settings: Settings, database: str) -> None:
+    """Plans that were prepared before fail with "cached plan must not change result type" (0A000)."""
+    with user_of(using(settings, database, database_pool_size=1)) as alice:
+        task = alice.add()
+        execute(database, "ALTER TABLE task ALTER COLUMN title TYPE text")
+
+        answers = [alice.http.get(alice.tasks) for _ in range(2)]
+
+    assert {answer.status_code for answer in answers} <= {200, 503}
+    assert answers[-1].json() == [task]
+
+
+@pytest.mark.spec("EC-4")
+def test_connections_closed_while_idle_cost_no_request(settings: Settings, database: str) -> None:
+    with user_of(using(settings, database, database_pool_size=3)) as alice:
+        for _ in range(5):
+            wait_until(database, f"SELECT count(*) > 0 {SESSIONS}", expected=True)
+            ask(database, f"SELECT pg_terminate_backend(pid, 10000) {SESSIONS}")
+
+            answer = alice.http.post(alice.tasks, json={"title": "Buy milk"})
+
+            assert answer.status_code == 201
+        assert len(alice.list()) == 5
+
+
+@pytest.mark.spec("EC-4")
+def test_a_request_that_the_database_keeps_waiting_gets_503_and_its_connection_is_not_lost(
+    settings: Settings, database: str
+) -> None:
+    with user_of(using(settings, database, database_pool_size=1, request_deadline=1)) as alice:
+        task = alice.add()
+        with locked(database):
+            answers = [alice.http.get(alice.tasks) for _ in range(2)]
+
+        after = alice.list()
+
+    for answer in answers:
+        assert_unavailable(answer)
+    assert after == [task]
+
+
+@pytest.mark.spec("EC-4")
+def test_more_waiting_requests_than_the_deadline_allows_get_503_and_none_hangs(
+    settings: Settings, database: str
+) -> None:
+    with user_of(using(settings, database, database_pool_size=2, request_deadline=1)) as alice:
+        task = alice.add()
+        with locked(database), ThreadPoolExecutor(20) as threads:
+            answers = list(threads.map(alice.http.get, [alice.tasks] * 20))
+
+        after = [alice.list() for _ in range(4)]
+
+    for answer in answers:
+        assert_unavailable(answer)
+    assert after == [[task]] * 4
+
+
+SLEEP = Statement("SELECT pg_sleep($1)", ("seconds",))
+ONE = Statement("SELECT 1 AS one", ())
+
+
+async def test_a_cancelled_request_gives_its_slot_back(database_url: str) -> None:
+    async with pool(database_url) as database:
+        running = asyncio.create_task(database.fetch(SLEEP, seconds=60.0))
+        waiting = asyncio.create_task(database.fetch(SLEEP, seconds=60.0))
+        await asyncio.sleep(0.2)
+
+        waiting.cancel()
+        running.cancel()
+        outcomes = await asyncio.gather(running, waiting, return_exceptions=True)
+        opening = asyncio.create_task(database.fetch(ONE))
+        await asyncio.sleep(0)
+        opening.cancel()
+        await asyncio.wait([opening])
+
+        assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError] * 2
+        assert [dict(row) for row in await database.fetch(ONE)] == [{"one": 1}]
+
+
+async def test_waiting_requests_are_served_in_the_order_in_which_they_came(database_url: str) -> None:
+    served: list[int] = []
+
+    async def request(number: int) -> None:
+        await opened.fetch(SLEEP, seconds=0.001)
+        served.append(number)
+
+    async with pool(database_url) as opened:
+        await asyncio.gather(*map(request, range(30)))
+
+    assert served == list(range(30))
+
+
+async def test_a_server_that_accepts_and_says_nothing_is_given_up_at_the_deadline() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://u:p@127.0.0.1:{silent.getsockname()[1]}/d?sslmode=disable"
+        async with pool(url, deadline=0.5) as database:
+            with pytest.raises(Unavailable):
+                await asyncio.wait_for(database.fetch(ONE), 30)
+
+
+PREPARED = Statement("SELECT count(*) FROM pg_prepared_statements WHERE name LIKE 'todo\\_%'", ())
+
+
+@pytest.mark.parametrize(("prepare", "expected"), [(True, 6), (False, 0)])
+async def test_statements_are_prepared_beforehand_unless_a_setting_says_no(
+    database_url: str,
+    prepare: bool,  # noqa: FBT001  pytest passes it by name
+    expected: int,
+) -> None:
+    async with pool(database_url, prepare=prepare) as database:
+        rows = await database.fetch(PREPARED)
+
+    assert rows[0][0] == expected
+
+
+def test_without_prepared_statements_every_operation_works(settings: Settings, database: str) -> None:
+    with user_of(using(settings, database, database_prepared_statements=False)) as alice:
+        task = alice.add("Buy milk", description="Two bottles")
+        path = f"{alice.tasks}/{task['id']}"
+
+        changed = alice.http.put(path, json={"title": "Buy bread"}).json()
+        toggled = alice.http.patch(f"{path}/complete").json()
+        read = alice.http.get(path).json()
+        listed = alice.list()
+        deleted = alice.http.delete(path).status_code
+        gone = alice.http.get(path).status_code
+
+    assert (changed["title"], changed["description"], toggled["completed"]) == ("Buy bread", "Two bottles", True)
+    assert read == toggled
+    assert listed == [toggled]
+    assert (deleted, gone) == (204, 404)
+
+
+@pytest.mark.parametrize("prepare", [True, False])
+def test_a_pooled_connection_is_idle_and_in_no_transaction(
+    settings: Settings,
+    database: str,
+    prepare: bool,  # noqa: FBT001  pytest passes it by name
+) -> None:
+    own = using(settings, database, database_pool_size=3, database_prepared_statements=prepare)
+    with user_of(own) as alice:
+        wait_until(database, f"SELECT count(*) {SESSIONS} AND state IS NOT NULL AND query <> ''", expected=3)
+        time.sleep(0.2)
+        warmed = ask(database, f"SELECT state, xact_start {SESSIONS}")
+        alice.add()
+        used = ask(database, f"SELECT state, xact_start {SESSIONS}")
+
+    assert warmed == used == [("idle", None)] * 3
+
+
+@pytest.mark.spec("FR-010", "US1.1")
+def test_the_first_task_on_a_fresh_connection_is_created_at_the_time_of_its_request(
+    settings: Settings, database: str
+) -> None:
+    with user_of(using(settings, database, database_pool_size=1)) as alice:
+        wait_until(database, f"SELECT count(*) {SESSIONS}", expected=1)
+        time.sleep(0.5)
+        before = ask(database, "SELECT clock_timestamp()")
+
+        task = alice.add()
+
+        created = ask(database, "SELECT created_at, created_at = updated_at FROM task WHERE id = $1", task["id"])
+    assert created[0][0] >= before[0][0]
+    assert created[0][1]
