@@ -21,7 +21,7 @@ APPLICATION_NAME = "todo-backend"
 logger = logging.getLogger(__name__)
 
 # asyncpg lets OSError, TimeoutError and InternalClientError through as they are.
-_UNREACHABLE = (
+UNREACHABLE = (
     OSError,
     TimeoutError,
     postgres.InterfaceError,
@@ -108,7 +108,7 @@ class Database:
         except _SCHEMA_BEHIND as error:
             logger.error("The database schema is missing or behind: run `python -m backend migrate`. (%s)", error)
             raise Unavailable("schema") from error
-        except _UNREACHABLE as error:
+        except UNREACHABLE as error:
             logger.error("The database cannot serve: %s", describe(error))
             raise Unavailable("database") from error
 
