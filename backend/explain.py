@@ -32,7 +32,9 @@ class Case:
 
     @property
     def signed(self) -> str:
-        return f"signed {shown(self.header.get('alg'))} with key {shown(self.header.get('kid'))}"
+        algorithm = shown(self.header.get("alg"))
+        key = "the shared secret" if algorithm == "HS256" else f"key {shown(self.header.get('kid'))}"
+        return f"signed {algorithm} with {key}"
 
 
 def span(seconds: float) -> str:
@@ -45,7 +47,7 @@ def span(seconds: float) -> str:
 
 def shown(value: object) -> str:
     """Return a claim in a form that cannot steer a terminal."""
-    return ascii(value)[:100]
+    return (ascii(value)[1:-1] if isinstance(value, str) else ascii(value))[:100]
 
 
 def _form(case: Case) -> str:
