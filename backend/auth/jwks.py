@@ -137,7 +137,10 @@ class KeySet:
             if self._age >= FRESH and not self._backing_off:
                 self._start()
             return key
-        if self._fetching or self._may_ask_for_unknown():
+        # A fetch that was under way before may miss what has changed since, so it does not count as asking.
+        if self._fetching:
+            await self._refreshed()
+        if not self.published(kid) and (self._fetching or self._may_ask_for_unknown()):
             await self._refreshed()
         if key := self.published(kid):
             return key
@@ -152,11 +155,9 @@ class KeySet:
 
         A reset database can give an old name to a new key.
         """
-        now = self._clock()
-        if not self._fetching and not self._backing_off and now - self._asked_for_doubt >= BAD_SIGNATURE_BUDGET:
-            self._asked_for_doubt = now
-            self._start()
         if self._fetching:
+            await self._refreshed()
+        if self.published(key.kid) == key and (self._fetching or self._may_ask_for_doubt()):
             await self._refreshed()
         current = self.published(key.kid)
         return None if current == key else current
@@ -185,6 +186,13 @@ class KeySet:
         self._asked_for_unknown = now
         return True
 
+    def _may_ask_for_doubt(self) -> bool:
+        now = self._clock()
+        if self._backing_off or now - self._asked_for_doubt < BAD_SIGNATURE_BUDGET:
+            return False
+        self._asked_for_doubt = now
+        return True
+
     def _start(self) -> asyncio.Task[None]:
         if not self._fetching:
             self._fetching = asyncio.create_task(self._fetch_once())
@@ -208,7 +216,7 @@ class KeySet:
             self._fetching = None
 
     def _take(self, keys: dict[str, PublicKey], *, exists: bool) -> None:
-        if self._keys and not keys:
+        if self._keys and self._age < STALE and not keys:
             raise FetchError("it is empty, and it was not before")
         self._keys = keys
         self._answered = self._clock()
