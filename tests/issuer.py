@@ -15,7 +15,11 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from people import ORIGIN
 
-CURVES = {"ES256": ec.SECP256R1, "ES384": ec.SECP384R1, "ES512": ec.SECP521R1}
+CURVES: dict[str, Callable[[], ec.EllipticCurve]] = {
+    "ES256": ec.SECP256R1,
+    "ES384": ec.SECP384R1,
+    "ES512": ec.SECP521R1,
+}
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
@@ -114,7 +118,7 @@ def issuing(answer: Answer) -> Iterator[Issuer]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def do_GET(self) -> None:  # noqa: N802  the name is the standard library's
+        def do_GET(self) -> None:
             issuer.requests.append({name.lower(): value for name, value in self.headers.items()})
             try:
                 issuer.answer(self)
