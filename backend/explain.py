@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from backend.auth.jwks import PublicKey
+from backend.auth.jwks import ALGORITHMS, PublicKey, shown_address
 from backend.auth.jwt import MAX_TOKEN_LENGTH, unverified_parts
 from backend.settings import Settings
 
@@ -65,14 +65,14 @@ def _algorithm(case: Case) -> str:
     algorithm, mode = case.header.get("alg"), case.settings.better_auth_mode
     if mode == "jwks" and algorithm == "HS256":
         return "is signed HS256, and BETTER_AUTH_MODE is jwks: set it to auto"
-    if mode == "secret":
+    if mode == "secret" and algorithm in tuple(ALGORITHMS):
         return f"is {case.signed}, and BETTER_AUTH_MODE is secret: set it to auto"
     return f"is signed {shown(algorithm)}, which is never accepted"
 
 
 def _unknown_key(case: Case) -> str:
     known = ", ".join(shown(kid) for kid in case.keys) or "no usable key"
-    where = f"the key set at {case.settings.key_set_url} has {known}"
+    where = f"the key set at {shown_address(case.settings.key_set_url)} has {known}"
     return f"is {case.signed}; {where}: is it another frontend's, or older than a reset of its database?"
 
 
@@ -135,7 +135,7 @@ STEPS: dict[str, dict[str, Callable[[Case], str]]] = {
         "unknown-key": _unknown_key,
         "algorithm-of-key": lambda case: f"is {case.signed}, which is a key for another algorithm",
         "key-set-unreachable": lambda case: (
-            f"is {case.signed}; the key set at {case.settings.key_set_url} does not answer"
+            f"is {case.signed}; the key set at {shown_address(case.settings.key_set_url)} does not answer"
         ),
         "signature": _signature,
     },

@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import jwt
@@ -224,11 +225,18 @@ class KeySet:
         self._failures = 0
 
 
+def shown_address(url: str) -> str:
+    """Return the URL without the parts that may be secret: user name, password and query."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
 class HttpSource:
     """Fetches the body of the key set; raises FetchError for anything but a plain answer of a sensible size."""
 
     def __init__(self, url: str) -> None:
         self._url = url
+        self._where = shown_address(url)
         self._client: httpx.AsyncClient | None = None
 
     async def __call__(self) -> bytes | None:
@@ -236,7 +244,7 @@ class HttpSource:
             async with asyncio.timeout(TOTAL_TIMEOUT):
                 return await self._body()
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
-            raise FetchError(f"{type(error).__name__} at {self._url}") from error
+            raise FetchError(f"{type(error).__name__} at {self._where}") from error
 
     async def close(self) -> None:
         if self._client:
@@ -245,15 +253,17 @@ class HttpSource:
     async def _body(self) -> bytes | None:
         if not self._client:
             self._client = httpx.AsyncClient(timeout=httpx.Timeout(TOTAL_TIMEOUT, connect=CONNECT_TIMEOUT))
-        # Uncompressed, so that the bytes counted are the bytes kept.
-        async with self._client.stream("GET", self._url, headers={"Accept-Encoding": "identity"}) as response:
+        # Uncompressed, so that the bytes counted are the bytes kept. On a connection of its own, since the other side may
+        # close one that was kept alive just when it is used again, and that would be a failure.
+        headers = {"Accept-Encoding": "identity", "Connection": "close"}
+        async with self._client.stream("GET", self._url, headers=headers) as response:
             if response.status_code == httpx.codes.NOT_FOUND:
                 return None
             if response.status_code != httpx.codes.OK:
-                raise FetchError(f"status {response.status_code} at {self._url}")
+                raise FetchError(f"status {response.status_code} at {self._where}")
             body = bytearray()
             async for chunk in response.aiter_raw():
                 body += chunk
                 if len(body) > MAX_BYTES:
-                    raise FetchError(f"more than {MAX_BYTES} bytes at {self._url}")
+                    raise FetchError(f"more than {MAX_BYTES} bytes at {self._where}")
             return bytes(body)

@@ -28,7 +28,7 @@ KIDS = ["a", "b", "c"]
 POOL = [
     Signer(algorithm, kid, name) for kid in KIDS for algorithm, name in [("EdDSA", "1"), ("EdDSA", "2"), ("ES256", "")]
 ]
-FAR = {"iat": 0, "exp": 10**10}
+FAR: dict[str, Any] = {"iat": 0, "exp": 10**10}
 
 
 @cache
