@@ -42,19 +42,22 @@ def usual(user_id: str, **claims: Any) -> dict[str, Any]:
 
 
 @cache
-def private_key(algorithm: str, name: str, bits: int = 2_048) -> Any:
-    """Return a key pair for the algorithm; the same one for the same name, since RSA keys take long to make."""
+def private_key(kind: str, name: str) -> Any:
+    """Return a key pair of this kind; the same one for the same name, since RSA keys take long to make."""
     del name
-    if algorithm in CURVES:
-        return ec.generate_private_key(CURVES[algorithm]())
-    if algorithm[:2] in {"RS", "PS"}:
-        return rsa.generate_private_key(65_537, bits)
+    if kind in CURVES:
+        return ec.generate_private_key(CURVES[kind]())
+    if kind == "RSA":
+        return rsa.generate_private_key(65_537, 2_048)
     return ed25519.Ed25519PrivateKey.generate()
 
 
 @dataclass(frozen=True)
 class Signer:
-    """A key pair as Better Auth keeps it; `name` tells apart different pairs that were given the same kid."""
+    """A key pair as Better Auth keeps it; `name` tells apart different pairs that were given the same kid.
+
+    Two signers of one kid and RSA algorithms have the same pair.
+    """
 
     algorithm: str
     kid: str
@@ -62,7 +65,7 @@ class Signer:
 
     @property
     def private(self) -> Any:
-        return private_key(self.algorithm, f"{self.kid} {self.name}")
+        return private_key("RSA" if self.algorithm[:2] in {"RS", "PS"} else self.algorithm, f"{self.kid} {self.name}")
 
     @property
     def jwk(self) -> dict[str, Any]:

@@ -253,8 +253,8 @@ class HttpSource:
     async def _body(self) -> bytes | None:
         if not self._client:
             self._client = httpx.AsyncClient(timeout=httpx.Timeout(TOTAL_TIMEOUT, connect=CONNECT_TIMEOUT))
-        # Uncompressed, so that the bytes counted are the bytes kept. On a connection of its own, since the other side may
-        # close one that was kept alive just when it is used again, and that would be a failure.
+        # Uncompressed, so that the bytes counted are the bytes kept. On a connection of its own, since the other side
+        # may close one that was kept alive just when it is used again, and that would be a failure.
         headers = {"Accept-Encoding": "identity", "Connection": "close"}
         async with self._client.stream("GET", self._url, headers=headers) as response:
             if response.status_code == httpx.codes.NOT_FOUND:

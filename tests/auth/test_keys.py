@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, rsa, x25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from issuer import Signer, key_set, private_key, segment
+from issuer import Signer, key_set, segment
 
 from backend.auth.jwks import ALGORITHMS, MAX_KEYS, FetchError, PublicKey, parse_key_set
 
@@ -264,8 +264,3 @@ def test_no_member_of_a_key_can_break_more_than_its_key(jwk: dict[str, Any], cha
     keys = parsed(jwk | changes, GOOD.jwk)
 
     assert keys["good"].kid == "good"
-
-
-def test_key_pairs_are_told_apart_by_name() -> None:
-    assert private_key("EdDSA", "1") is private_key("EdDSA", "1")
-    assert private_key("EdDSA", "1") is not private_key("EdDSA", "2")
