@@ -88,8 +88,8 @@ def _environment(settings: Settings) -> Iterator[Finding]:
         for name, reason in error.complaints.items():
             yield Finding(name, "warning", f"{reason}; `dev` does not mind, but `serve` will not start")
     secret = settings.better_auth_secret.get_secret_value()
-    written = dotenv_values(ENV_FILE, interpolate=False).get("BETTER_AUTH_SECRET") or ""
-    if "$" in written and written != secret:
+    written, expanded = (dotenv_values(ENV_FILE, interpolate=each).get("BETTER_AUTH_SECRET") for each in (False, True))
+    if secret == expanded != written:
         text = "has a ${…} in backend/.env, which was expanded: choose a secret without a $"
         yield Finding("BETTER_AUTH_SECRET", "bad", text)
     elif "$" in secret:
@@ -166,7 +166,7 @@ async def _clock(url: str) -> AsyncIterator[Finding]:
             # Headers alone: nobody has said how long the body takes this time.
             async with client.stream("GET", url) as response:
                 ahead = time.time() - parsedate_to_datetime(response.headers["Date"]).timestamp()
-        except (httpx.HTTPError, KeyError, ValueError):
+        except (httpx.HTTPError, KeyError, ValueError, OverflowError):
             yield Finding("clock", "warning", "could not be compared: the frontend sends no usable Date")
             return
     if abs(ahead) > CLOCK_DRIFT:

@@ -39,10 +39,11 @@ class Case:
 
 def span(seconds: float) -> str:
     """Return a length of time as a person would say it."""
-    for unit, size in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit}{'' if round(seconds / size) == 1 else 's'}"
-    return f"{seconds:.0f} seconds"
+    for unit, size in (("day", 86_400), ("hour", 3_600), ("minute", 60), ("second", 1)):
+        if seconds >= size or size == 1:
+            break
+    count = round(seconds / size)
+    return f"{count} {unit}{'' if count == 1 else 's'}"
 
 
 def shown(value: object) -> str:
