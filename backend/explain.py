@@ -39,10 +39,9 @@ class Case:
 
 def span(seconds: float) -> str:
     """Return a length of time as a person would say it."""
-    for unit, size in (("day", 86_400), ("hour", 3_600), ("minute", 60), ("second", 1)):
-        if seconds >= size or size == 1:
-            break
-    count = round(seconds / size)
+    units = {"day": 86_400, "hour": 3_600, "minute": 60, "second": 1}
+    unit = next((unit for unit, size in units.items() if seconds >= size), "second")
+    count = round(seconds / units[unit])
     return f"{count} {unit}{'' if count == 1 else 's'}"
 
 
