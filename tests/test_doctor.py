@@ -65,14 +65,16 @@ class Environment:
 
 
 @pytest.fixture
-def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, database_url: str, issuer: Issuer) -> Environment:
-    good = {
-        "BETTER_AUTH_SECRET": SECRET,
-        "BETTER_AUTH_URL": ORIGIN,
-        "NEON_DATABASE_URL": database_url.replace("//app@", f"//app:{PASSWORD}@"),
-        "BETTER_AUTH_JWKS_URL": issuer.url,
-    }
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, issuer: Issuer) -> Environment:
+    """A good configuration for development, without a database."""
+    good = {"BETTER_AUTH_SECRET": SECRET, "BETTER_AUTH_URL": ORIGIN, "BETTER_AUTH_JWKS_URL": issuer.url}
     return Environment(monkeypatch, tmp_path, good)
+
+
+@pytest.fixture
+def production(environment: Environment, database_url: str) -> Environment:
+    environment.set(NEON_DATABASE_URL=database_url.replace("//app@", f"//app:{PASSWORD}@"))
+    return environment
 
 
 async def found(token: str | None = None) -> list[Finding]:
@@ -89,7 +91,7 @@ def by_secret(claims: object, **header: Any) -> str:
     return compact({"alg": "HS256"} | header, claims, lambda text: hmac.digest(SECRET.encode(), text, "sha256"))
 
 
-async def test_a_good_configuration_and_token_are_found_good(environment: Environment, issuer: Issuer) -> None:
+async def test_a_good_configuration_and_token_are_found_good(production: Environment, issuer: Issuer) -> None:
     findings = await found(ED.token("ann"))
 
     assert {finding.verdict for finding in findings} == {"good"}
@@ -104,7 +106,7 @@ async def test_a_good_configuration_and_token_are_found_good(environment: Enviro
     assert texts["token: times"] == "is valid for 15 minutes"
     assert texts["token"] == "is accepted for the user ann: call /api/ann/tasks"
     assert texts["database"].startswith("PostgreSQL 18")
-    assert environment.variables["BETTER_AUTH_URL"] in texts["BETTER_AUTH_URL"]
+    assert production.variables["BETTER_AUTH_URL"] in texts["BETTER_AUTH_URL"]
 
 
 # Typical mistakes: the token.
@@ -205,7 +207,7 @@ async def test_a_mistaken_token_is_explained(issuer: Issuer, mistake: str) -> No
 
     findings = await found(expected.token())
 
-    bad = [finding for finding in findings if finding.verdict != "good"]
+    bad = [finding for finding in findings if finding.verdict == "bad"]
     text = expected.text.replace(JWKS, issuer.url)
     assert bad == [Finding(f"token: {expected.step}", "bad", text)]
     assert findings[-1] == bad[0]
@@ -310,7 +312,6 @@ async def test_malformed_variables_are_named_without_their_values(environment: E
 
 
 async def test_what_only_development_allows_is_a_warning(environment: Environment) -> None:
-    environment.unset("NEON_DATABASE_URL")
     environment.set(BETTER_AUTH_SECRET="short")
 
     findings = await found()
@@ -363,13 +364,13 @@ async def test_an_unreachable_database_is_named(environment: Environment) -> Non
     assert "key set" in verdicts
 
 
-async def test_a_missing_schema_is_named(environment: Environment) -> None:
-    url = environment.variables["NEON_DATABASE_URL"]
+async def test_a_missing_schema_is_named(production: Environment) -> None:
+    url = production.variables["NEON_DATABASE_URL"]
     name = f"empty_{uuid4().hex}"
     connection = await asyncpg.connect(url)
     await connection.execute(f"CREATE DATABASE {name}")
     await connection.close()
-    environment.set(NEON_DATABASE_URL=url.replace("/todo?", f"/{name}?"))
+    production.set(NEON_DATABASE_URL=url.replace("/todo?", f"/{name}?"))
 
     assert await said("schema") == ("bad", "is missing or behind: run `python -m backend migrate`")
 
@@ -470,7 +471,7 @@ async def test_a_token_for_every_reason_stops_at_its_step(environment: Environme
         environment.set(BETTER_AUTH_JWKS_URL=NOBODY)
     token = FORMS[reason]()
     step = next(step for step, reasons in STEPS.items() if reason in reasons)
-    case = Case(load_settings(), token, parse_key_set(key_set(ED, RS)))
+    case = Case(load_settings(environment="development"), token, parse_key_set(key_set(ED, RS)))
 
     findings = [each for each in await found(token) if each.subject.startswith("token")]
 
@@ -503,10 +504,10 @@ def secrets_of(token: str) -> list[str]:
 
 
 @pytest.mark.spec("FR-017")
-@pytest.mark.parametrize("mistake", MISTAKES)
-async def test_no_secret_password_token_or_e_mail_address_is_told(environment: Environment, mistake: str) -> None:
-    jwks = environment.variables["BETTER_AUTH_JWKS_URL"].replace("//", f"//ann:{PASSWORD}@") + f"?key={PASSWORD}"
-    environment.set(BETTER_AUTH_JWKS_URL=jwks)
+@pytest.mark.parametrize("mistake", ["another secret", "a session cookie", "expired", "an e-mail verification link"])
+async def test_no_secret_password_token_or_e_mail_address_is_told(production: Environment, mistake: str) -> None:
+    jwks = production.variables["BETTER_AUTH_JWKS_URL"].replace("//", f"//ann:{PASSWORD}@") + f"?key={PASSWORD}"
+    production.set(BETTER_AUTH_JWKS_URL=jwks)
     token = MISTAKES[mistake].token().strip()
 
     told = str(await found(token))
@@ -548,8 +549,8 @@ async def test_nothing_in_a_key_set_can_steer_a_terminal(issuer: Issuer) -> None
     assert text.isprintable()
 
 
-def test_the_findings_in_a_terminal(environment: Environment) -> None:
-    result = run(environment, ED.token("ann", exp=time.time() - 180))
+def test_the_findings_in_a_terminal(production: Environment) -> None:
+    result = run(production, ED.token("ann", exp=time.time() - 180))
 
     assert result.returncode == 1
     assert result.stderr == ""
@@ -560,10 +561,10 @@ def test_the_findings_in_a_terminal(environment: Environment) -> None:
 
 
 @pytest.mark.spec("FR-017")
-def test_the_findings_for_machines_of_a_token_from_standard_input(environment: Environment) -> None:
+def test_the_findings_for_machines_of_a_token_from_standard_input(production: Environment) -> None:
     token = ED.token("ann", email="ann@example.com")
 
-    result = run(environment, "--json", "-", stdin=f"{token}\n")
+    result = run(production, "--json", "-", stdin=f"{token}\n")
 
     assert (result.returncode, result.stderr) == (0, "")
     findings = json.loads(result.stdout)
