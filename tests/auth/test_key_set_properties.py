@@ -28,6 +28,7 @@ KIDS = ["a", "b", "c"]
 POOL = [
     Signer(algorithm, kid, name) for kid in KIDS for algorithm, name in [("EdDSA", "1"), ("EdDSA", "2"), ("ES256", "")]
 ]
+SPEEDS = st.sampled_from([0.0, 0.25, 1.0, 3.0, 5.0])
 FAR: dict[str, Any] = {"iat": 0, "exp": 10**10}
 
 
@@ -75,9 +76,10 @@ class Weather(RuleBasedStateMachine):
         self.young_starts: list[float] = []
         self.old_start, self.old_start_failed = -math.inf, False
 
-    @initialize(with_secret=st.booleans())
-    def start(self, *, with_secret: bool) -> None:
+    @initialize(with_secret=st.booleans(), speed=SPEEDS, early=st.booleans())
+    def start(self, *, with_secret: bool, speed: float, early: bool) -> None:
         self.with_secret = with_secret
+        self.slow_down(speed, early=early)
         self.key_set = KeySet(self.fetch, self.clock)
         self.verifier = TokenVerifier(
             secrets=[SECRET.encode()] if with_secret else [],
@@ -103,7 +105,7 @@ class Weather(RuleBasedStateMachine):
         if status != self.status:
             self.status, self.status_since = status, self.clock.now
 
-    @rule(speed=st.sampled_from([0.0, 0.25, 1.0, 3.0, 5.0]), early=st.booleans())
+    @rule(speed=SPEEDS, early=st.booleans())
     def slow_down(self, speed: float, *, early: bool) -> None:
         self.speed, self.early = speed, early
 
@@ -116,6 +118,14 @@ class Weather(RuleBasedStateMachine):
                 timer.set_result(None)
             self.settle()
         self.clock.now = end
+
+    @precondition(lambda self: self.in_flight)
+    @rule(signer=st.sampled_from(POOL))
+    def rotate_behind_the_back_of_a_fetch(self, signer: Signer) -> None:
+        self.rotate(signer, grace=False)
+        self.wait(2.25)
+        self.ask_with_a_good_token(1)
+        self.wait(5.0)
 
     # Those who ask.
 
