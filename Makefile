@@ -4,6 +4,7 @@ PYTHON ?= python3
 PORT ?= 8000
 UV_VERSION := 0.13.8
 BIN := .venv/bin
+BETTER_AUTH := tests/better_auth/node_modules
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -13,10 +14,20 @@ setup: .venv/.complete ## make .venv from the lock file; quick when nothing chan
 .venv/.complete: requirements-dev.txt pyproject.toml setup.sh
 	@PYTHON="$(PYTHON)" UV_VERSION="$(UV_VERSION)" sh setup.sh
 
+better-auth: ## install Better Auth for the tests, where Node 20 is present; quick when nothing changed
+	@if command -v npm >/dev/null && node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)'; then \
+		$(MAKE) --no-print-directory $(BETTER_AUTH)/.complete; fi
+
+$(BETTER_AUTH)/.complete: tests/better_auth/package-lock.json tests/better_auth/package.json tests/better_auth/.npmrc
+	@echo "Installing Better Auth …"
+	@cd tests/better_auth && npm ci --loglevel=error >/dev/null || \
+		{ echo "Better Auth could not be installed: is the network there?" >&2; exit 1; }
+	@touch $@
+
 run: setup ## serve on http://127.0.0.1:8000 (PORT=…), with a PostgreSQL of its own and a token to try it
 	@exec $(BIN)/python -m backend dev --port $(PORT)
 
-test: setup ## everything that must hold: style, types, imports, tests
+test: setup better-auth ## everything that must hold: style, types, imports, tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -36,4 +47,4 @@ lock: setup ## resolve the dependencies again
 	$(BIN)/python -m uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
 		--no-emit-find-links --upgrade --quiet pyproject.toml --extra dev --output-file requirements-dev.txt
 
-.PHONY: help setup run test format lock
+.PHONY: help setup better-auth run test format lock

@@ -1,5 +1,6 @@
 """Which commands are there?"""
 
+import asyncio
 import logging
 import os
 import re
@@ -124,6 +125,26 @@ def token(
     if not lifetime:
         raise typer.BadParameter("write a number and s, m, h or d, such as 15m or 7d", param_hint="--expires")
     print(_token(load_settings(environment="development"), user, int(lifetime[1]) * SECONDS[lifetime[2]]))
+
+
+@cli.command()
+def doctor(
+    token: Annotated[
+        str | None, typer.Argument(help="A token to walk through the verifier; - reads it from standard input.")
+    ] = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON array on standard output, for machines.")] = False,
+) -> None:
+    """Say why a token is refused, or anything else does not work, and what to change.
+
+    Checks the environment, the database, Better Auth's key set and the clock. Prints no secret and no token; fails when
+    something is wrong.
+    """
+    from backend.doctor import report
+
+    if token == "-":  # noqa: S105 - standard input's usual name
+        token = sys.stdin.read()
+    raise typer.Exit(0 if asyncio.run(report(token, as_json=as_json)) else 1)
 
 
 def run() -> None:

@@ -49,6 +49,15 @@ def connect_arguments(url: str) -> dict[str, Any]:
     return arguments
 
 
+def security(url: str) -> str:
+    """Return in words how far the URL protects the connection (libpq's sslmode, section 34.19)."""
+    arguments = connect_arguments(url)
+    mode = dict(parse_qsl(urlsplit(arguments["dsn"]).query)).get("sslmode", "prefer")
+    if "ssl" in arguments or mode in {"verify-ca", "verify-full"}:
+        return "with TLS and a verified certificate"
+    return {"require": "with TLS, the certificate unverified"}.get(mode, "perhaps without TLS")
+
+
 def direct(url: str) -> str:
     """Return the URL of Neon's direct host for that of its pooler, as https://neon.com/docs/connect/connection-pooling
     asks for migrations; any other URL comes back unchanged."""

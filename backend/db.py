@@ -22,7 +22,7 @@ SYNC = "SELECT 1"
 logger = logging.getLogger(__name__)
 
 # asyncpg lets OSError, TimeoutError and InternalClientError through as they are.
-_UNREACHABLE = (
+UNREACHABLE = (
     OSError,
     TimeoutError,
     postgres.InterfaceError,
@@ -116,7 +116,7 @@ class Database:
         except _SCHEMA_BEHIND as error:
             logger.error("The database schema is missing or behind: run `python -m backend migrate`. (%s)", error)
             raise Unavailable("schema") from error
-        except (*_UNREACHABLE, *_UNPREPARED) as error:
+        except (*UNREACHABLE, *_UNPREPARED) as error:
             logger.error("The database cannot serve: %s", describe(error))
             raise Unavailable("database") from error
         except postgres.PostgresError as error:

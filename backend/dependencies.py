@@ -20,7 +20,7 @@ TaskId = Annotated[int, Path(alias="id", ge=1, le=MAX_ID, json_schema_extra={"fo
 BearerAuth = HTTPBearer(
     scheme_name="BearerAuth",
     bearerFormat="JWT",
-    description="A JWT from Better Auth, signed with the shared secret (HS256).",
+    description="A JWT from Better Auth: HS256 with the shared secret, or any other algorithm with its key set.",
     auto_error=False,
 )
 

@@ -127,6 +127,12 @@ class Unavailable(Problem):
     headers = {"Retry-After": "2"}
 
 
+class IssuerUnavailable(Unavailable):
+    """Better Auth's key set is needed, and cannot be had or trusted any more."""
+
+    detail = "The sign-in service cannot be reached to check the access token. Please try again."
+
+
 class InternalError(Problem):
     status = 500
     detail = "Internal server error."

@@ -12,6 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from backend import logs, statements
+from backend.auth.jwks import HttpSource, KeySet
 from backend.auth.jwt import TokenVerifier
 from backend.db import Database
 from backend.docs_page import show_docs
@@ -97,6 +98,16 @@ def create_app(settings: Settings) -> FastAPI:
     return TodoAPI(settings)
 
 
+def token_verifier(settings: Settings, key_set: KeySet) -> TokenVerifier:
+    """Return the verifier that the settings ask for; issuer and audience are the frontend's origin by default."""
+    return TokenVerifier(
+        secrets=() if settings.better_auth_mode == "jwks" else settings.secrets,
+        key_set=None if settings.better_auth_mode == "secret" else key_set,
+        issuers=settings.better_auth_issuers or [settings.better_auth_url],
+        audiences=settings.better_auth_audiences or [settings.better_auth_url],
+    )
+
+
 def _lifespan(settings: Settings) -> Callable[[FastAPI], AbstractAsyncContextManager[State]]:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
@@ -107,13 +118,12 @@ def _lifespan(settings: Settings) -> Callable[[FastAPI], AbstractAsyncContextMan
             deadline=settings.request_deadline,
             prepare=settings.database_prepared_statements,
         )
-        verifier = TokenVerifier(
-            settings.better_auth_secret.get_secret_value().encode(),
-            issuers=settings.better_auth_issuers or [settings.better_auth_url],
-            audiences=settings.better_auth_audiences or [settings.better_auth_url],
-        )
+        source = HttpSource(settings.key_set_url)
+        key_set = KeySet(source)
         database.start_warming()
-        yield {"database": database, "verifier": verifier}
+        yield {"database": database, "verifier": token_verifier(settings, key_set)}
+        await key_set.close()
+        await source.close()
         await database.close()
 
     return lifespan

@@ -1,6 +1,7 @@
 """What does the environment decide?"""
 
 import hashlib
+from collections.abc import Mapping
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,6 +18,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from backend.database_url import connect_arguments
@@ -37,15 +39,24 @@ _url = TypeAdapter(AnyHttpUrl)
 
 
 class SettingsError(OperatorError):
-    """The environment does not allow a start; the message names every offending variable and shows no value."""
+    """The environment does not allow a start: each offending variable with the reason, and no value."""
+
+    def __init__(self, complaints: Mapping[str, str]) -> None:
+        lines = [f"  {name} {reason}" for name, reason in complaints.items()]
+        super().__init__("\n".join(["The configuration is not complete:", *lines, HINT]))
+        self.complaints = complaints
+
+
+def _address(url: str) -> AnyHttpUrl:
+    try:
+        return _url.validate_python(url)
+    except ValidationError:
+        raise ValueError("must be an address such as http://localhost:3000") from None
 
 
 def origin(url: str) -> str:
     """Return the WHATWG origin of an http(s) URL: lower-case host, no default port, no path."""
-    try:
-        parsed = _url.validate_python(url)
-    except ValidationError:
-        raise ValueError("must be an address such as http://localhost:3000") from None
+    parsed = _address(url)
     if "*" in (parsed.host or ""):
         raise ValueError("must name each origin: there are no wildcards")
     default_port = {"http": 80, "https": 443}[parsed.scheme]
@@ -67,6 +78,7 @@ def _network(address: str) -> str:
 
 Origin = Annotated[str, AfterValidator(origin)]
 Network = Annotated[str, AfterValidator(_network)]
+Address = Annotated[str, AfterValidator(lambda url: str(_address(url)))]
 Listed = (NoDecode, BeforeValidator(_comma_separated))
 
 
@@ -84,6 +96,9 @@ class Settings(BaseSettings):
     better_auth_url: Origin
     neon_database_url: SecretStr | None = None
 
+    better_auth_mode: Literal["auto", "secret", "jwks"] = "auto"
+    better_auth_secret_previous: SecretStr | None = None
+    better_auth_jwks_url: Address | None = None
     better_auth_issuers: Annotated[tuple[str, ...], *Listed] = ()
     better_auth_audiences: Annotated[tuple[str, ...], *Listed] = ()
     cors_origins: Annotated[tuple[Origin, ...], *Listed] = ()
@@ -98,9 +113,11 @@ class Settings(BaseSettings):
     def _empty_is_unset(cls, values: dict[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in values.items() if value != ""}
 
-    @field_validator("better_auth_secret")
+    @field_validator("better_auth_secret", "better_auth_secret_previous")
     @classmethod
-    def _secret_is_secret(cls, secret: SecretStr, info: ValidationInfo) -> SecretStr:
+    def _secret_is_secret(cls, secret: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if secret is None:
+            return None
         try:
             key = secret.get_secret_value().encode()
         except UnicodeEncodeError:
@@ -124,10 +141,21 @@ class Settings(BaseSettings):
         return url
 
     @property
+    def secrets(self) -> list[bytes]:
+        """The keys of HS256 tokens: the shared secret, and the previous one while it is being replaced."""
+        both = (self.better_auth_secret, self.better_auth_secret_previous)
+        return [secret.get_secret_value().encode() for secret in both if secret]
+
+    @property
+    def key_set_url(self) -> str:
+        """Where Better Auth publishes its keys, unless a setting says otherwise."""
+        return self.better_auth_jwks_url or f"{self.better_auth_url}/api/auth/jwks"
+
+    @property
     def database_url(self) -> str:
         """The URL with its password; the CLI sets it before anything asks."""
         if self.neon_database_url is None:
-            raise SettingsError("NEON_DATABASE_URL is missing.")
+            raise SettingsError({"NEON_DATABASE_URL": "is missing"})
         return self.neon_database_url.get_secret_value()
 
 
@@ -136,12 +164,11 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         return Settings(**overrides)
     except ValidationError as error:
-        complaints = [_complaint(problem["loc"], problem["type"], problem["msg"]) for problem in error.errors()]
-        raise SettingsError("\n".join(["The configuration is not complete:", *complaints, HINT])) from None
+        raise SettingsError(dict(_complaint(problem) for problem in error.errors())) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{ENV_FILE} cannot be read: {type(error).__name__}.") from None
+        raise SettingsError({str(ENV_FILE): f"cannot be read ({type(error).__name__})"}) from None
 
 
-def _complaint(location: tuple[int | str, ...], kind: str, message: str) -> str:
-    reason = "is missing" if kind == "missing" else message.removeprefix("Value error, ")
-    return f"  {str(location[0]).upper()} {reason}"
+def _complaint(problem: ErrorDetails) -> tuple[str, str]:
+    reason = "is missing" if problem["type"] == "missing" else problem["msg"].removeprefix("Value error, ")
+    return str(problem["loc"][0]).upper(), reason

@@ -42,6 +42,7 @@ def settings(database_url: str) -> Settings:
         _env_file=None,
         better_auth_secret=SECRET,
         better_auth_url=ORIGIN,
+        better_auth_mode="secret",  # whatever listens at ORIGIN on this machine is not asked for its keys
         neon_database_url=database_url,
         api_docs=True,
     )

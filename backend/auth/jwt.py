@@ -15,11 +15,13 @@ from typing import Any
 import jwt
 import orjson
 
-from backend.errors import TokenExpired, TokenMissing, Unauthorized
+from backend.auth.jwks import ALGORITHMS, KeySet, NeverReachedError, PublicKey
+from backend.errors import IssuerUnavailable, TokenExpired, TokenMissing, Unauthorized
 
 MAX_TOKEN_LENGTH = 8_192
 MAX_USER_ID_LENGTH = 255
 CLOCK_TOLERANCE = 60
+REMEMBERED = 60
 
 _COMPACT_FORM = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
 _CONTROL_OR_SURROGATE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
@@ -41,26 +43,29 @@ def bearer_token(authorization: Sequence[str]) -> str:
 @dataclass(frozen=True)
 class _Verified:
     user_id: str
-    expires: float
+    until: float
+    key: PublicKey | None
 
 
 class TokenVerifier:
-    """Verifies HS256 tokens with the secret shared with Better Auth, and remembers those that passed.
+    """Verifies tokens with the secrets shared with Better Auth and with its key set, and remembers those that passed.
 
-    `secret` is used as it is, its raw UTF-8 bytes being the key. `issuers` and `audiences` hold for the tokens that
-    carry the claim.
+    The header's algorithm picks a family and the family picks the source: HS256 the secrets, whose raw UTF-8 bytes are
+    the keys, everything else the key set. Without secrets, or without a key set, that family is refused.
     """
 
     def __init__(
         self,
-        secret: bytes,
         *,
+        secrets: Sequence[bytes],
+        key_set: KeySet | None,
         issuers: Collection[str],
         audiences: Collection[str],
         clock: Callable[[], float] = time.time,
         capacity: int = 10_000,
     ) -> None:
-        self._secret = secret
+        self._secrets = secrets
+        self._key_set = key_set
         self._issuers = frozenset(issuers)
         self._audiences = frozenset(audiences)
         self._clock = clock
@@ -69,44 +74,84 @@ class TokenVerifier:
         self._hs256 = jwt.get_algorithm_by_name("HS256")
 
     async def user_id(self, token: str) -> str:
-        """Return the id of the token's user; raise Unauthorized with the reason, TokenExpired for an honest old one."""
-        verified = self._verified.get(token) or self._verify(token)
-        if verified.expires <= self._clock():
+        """Return the id of the token's user.
+
+        Raises Unauthorized with the reason, TokenExpired for an honest old token, and IssuerUnavailable when the key
+        set is needed and cannot be had.
+        """
+        verified = self._verified.get(token)
+        if verified is None or verified.until <= self._clock() or not self._still_published(verified.key):
             self._verified.pop(token, None)
-            raise TokenExpired("expired")
-        self._remember(token, verified)
+            verified = await self._verify(token)
+            self._remember(token, verified)
         return verified.user_id
 
-    def _verify(self, token: str) -> _Verified:
-        header, claims, signature = _parts(token)
-        _check_header(header)
-        if header.get("alg") != "HS256":
-            raise Unauthorized("algorithm")
-        signed = token.rpartition(".")[0].encode()
-        if not self._hs256.verify(signed, self._secret, signature):
-            raise Unauthorized("signature")
-        return self._checked(claims)
+    def _still_published(self, key: PublicKey | None) -> bool:
+        return key is None or (self._key_set is not None and self._key_set.published(key.kid) == key)
 
-    def _checked(self, claims: dict[str, Any]) -> _Verified:
+    async def _verify(self, token: str) -> _Verified:
+        header, claims, signature = unverified_parts(token)
+        _check_header(header)
+        signed = token.rpartition(".")[0].encode()
+        algorithm = header.get("alg")
+        if algorithm == "HS256" and self._secrets:
+            if not any(self._hs256.verify(signed, secret, signature) for secret in self._secrets):
+                raise Unauthorized("signature")
+            key = None
+        elif isinstance(algorithm, str) and algorithm in ALGORITHMS and self._key_set:
+            key = await self._signing_key(self._key_set, header.get("kid"), algorithm, signed, signature)
+        else:
+            raise Unauthorized("algorithm")
+        self._check_times(claims)
+        self._check_parties(claims, required=key is not None)
+        user_id = _identity(claims, nested=key is None)
+        return _Verified(user_id, min(claims["exp"], self._clock() + REMEMBERED), key)
+
+    async def _signing_key(
+        self, key_set: KeySet, kid: object, algorithm: str, signed: bytes, signature: bytes
+    ) -> PublicKey:
+        if not isinstance(kid, str):
+            raise Unauthorized("kid")
+        try:
+            key = await key_set.find(kid)
+            if key and not key.verifies(algorithm, signed, signature):
+                stranger, key = key, await key_set.replacement(key)
+                if not key or not key.verifies(algorithm, signed, signature):
+                    raise Unauthorized("signature" if algorithm in stranger.algorithms else "algorithm-of-key")
+        except NeverReachedError:
+            if self._secrets:
+                # Perhaps there is no key set at all: for a frontend with a shared secret this is a bad token.
+                raise Unauthorized("key-set-unreachable") from None
+            raise IssuerUnavailable("key-set-unreachable") from None
+        if not key:
+            raise Unauthorized("unknown-key")
+        return key
+
+    def _check_times(self, claims: dict[str, Any]) -> None:
+        now = self._clock()
         expires = _moment(claims, "exp")
         if expires is None:
             raise Unauthorized("no-expiry")
         for claim in ("nbf", "iat"):
-            if (moment := _moment(claims, claim)) is not None and moment > self._clock() + CLOCK_TOLERANCE:
+            if (moment := _moment(claims, claim)) is not None and moment > now + CLOCK_TOLERANCE:
                 raise Unauthorized(f"{claim}-in-future")
-        if "iss" in claims and not _known(claims["iss"], self._issuers):
+        if expires <= now:
+            raise TokenExpired("expired")
+
+    def _check_parties(self, claims: dict[str, Any], *, required: bool) -> None:
+        if (required or "iss" in claims) and not _known(claims.get("iss"), self._issuers):
             raise Unauthorized("issuer")
-        if "aud" in claims and not _known_audience(claims["aud"], self._audiences):
+        if (required or "aud" in claims) and not _known_audience(claims.get("aud"), self._audiences):
             raise Unauthorized("audience")
-        return _Verified(_identity(claims), expires)
 
     def _remember(self, token: str, verified: _Verified) -> None:
-        if token not in self._verified and len(self._verified) >= self._capacity:
+        if len(self._verified) >= self._capacity:
             del self._verified[next(iter(self._verified))]
         self._verified[token] = verified
 
 
-def _parts(token: str) -> tuple[dict[str, Any], dict[str, Any], bytes]:
+def unverified_parts(token: str) -> tuple[dict[str, Any], dict[str, Any], bytes]:
+    """Return header, claims and signature of a token that nobody has checked yet; raise Unauthorized for its form."""
     if len(token) > MAX_TOKEN_LENGTH:
         raise Unauthorized("too-long")
     if not (compact := _COMPACT_FORM.fullmatch(token)):
@@ -164,7 +209,7 @@ def _known_audience(value: object, accepted: frozenset[str]) -> bool:
     return _known(value, accepted)
 
 
-def _identity(claims: dict[str, Any]) -> str:
+def _identity(claims: dict[str, Any], *, nested: bool) -> str:
     """Return the user's id: of the known claims the first that is there decides, whatever it holds; never the e-mail
     address, which Better Auth's verification links carry, signed with the same secret."""
     for name in _IDENTITY_CLAIMS:
@@ -172,7 +217,7 @@ def _identity(claims: dict[str, Any]) -> str:
             return _user_id(claims[name])
     # Better Auth's cookie cache, strategy "jwt".
     user, session = claims.get("user"), claims.get("session")
-    if isinstance(user, dict) and isinstance(session, dict) and user.get("id") == session.get("userId"):
+    if nested and isinstance(user, dict) and isinstance(session, dict) and user.get("id") == session.get("userId"):
         return _user_id(user.get("id"))
     raise Unauthorized("no-identity")
 

@@ -299,7 +299,7 @@ def chunked(body: bytes, size: int) -> bytes:
 @pytest.mark.parametrize(("size", "status"), [(LIMIT, 200), (LIMIT + 1, 413), (2 * LIMIT, 413), (1_000_000, 413)])
 @pytest.mark.parametrize("operation", WITH_BODY, ids=["POST", "PUT"])
 @pytest.mark.parametrize("framing", ["announced", "one chunk", "chunks of 8 KiB", "chunks of 97 bytes"])
-def test_a_body_of_64_kib_is_read_and_one_byte_more_refused(  # noqa: PLR0913, PLR0917 - three tables
+def test_a_body_of_64_kib_is_read_and_one_byte_more_refused(  # noqa: PLR0917 - three tables
     base_url: str, alice: User, operation: tuple[str, str], framing: str, size: int, status: int
 ) -> None:
     before = alice.add("Before")
@@ -422,7 +422,7 @@ def test_a_body_may_come_byte_by_byte(base_url: str, alice: User) -> None:
 @pytest.mark.parametrize("farewell", ["closed", "half closed", "reset"])
 @pytest.mark.parametrize("line", ["Content-Length: 1000", "Transfer-Encoding: chunked"])
 @pytest.mark.parametrize("begun", [b"", b"1", b'd\r\n{"title":"x"}\r\n'], ids=["no byte", "one byte", "a chunk"])
-def test_a_client_that_leaves_in_the_middle_of_a_body_does_no_harm(  # noqa: PLR0913, PLR0917 - three tables
+def test_a_client_that_leaves_in_the_middle_of_a_body_does_no_harm(  # noqa: PLR0917 - three tables
     base_url: str, alice: User, statement_log: StatementLog, farewell: str, line: str, begun: bytes
 ) -> None:
     statement_log.new()

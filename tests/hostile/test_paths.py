@@ -517,7 +517,7 @@ def test_a_broken_rule_is_told_before_a_missing_task(base_url: str, alice: User)
     [(stranger, operation) for stranger in ("nobody", "bob") for operation in OPERATIONS],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
-def test_a_stranger_is_answered_before_a_byte_of_the_body_has_come(  # noqa: PLR0913, PLR0917 - two tables
+def test_a_stranger_is_answered_before_a_byte_of_the_body_has_come(  # noqa: PLR0917 - two tables
     base_url: str,
     alice: User,
     bob: User,

@@ -667,7 +667,9 @@ class Clock:
 
 
 def a_verifier(clock: Callable[[], float], **options: Any) -> TokenVerifier:
-    return TokenVerifier(SECRET.encode(), issuers=[ORIGIN], audiences=[ORIGIN], clock=clock, **options)
+    return TokenVerifier(
+        secrets=[SECRET.encode()], key_set=None, issuers=[ORIGIN], audiences=[ORIGIN], clock=clock, **options
+    )
 
 
 def at(clock: Clock, **claims: float) -> str:
@@ -741,7 +743,7 @@ async def test_a_remembered_token_expires_on_time() -> None:
 @pytest.mark.spec("FR-001")
 @pytest.mark.parametrize("secret", [" blanks at both ends \n", "ключ 🔑", "c2VjcmV0LWluLWJhc2U2NA==", "00ff" * 16])
 async def test_the_key_is_the_secrets_bytes_as_they_are(secret: str) -> None:
-    verifier = TokenVerifier(secret.encode(), issuers=[ORIGIN], audiences=[ORIGIN])
+    verifier = TokenVerifier(secrets=[secret.encode()], key_set=None, issuers=[ORIGIN], audiences=[ORIGIN])
 
     user = await verifier.user_id(sealed(HS256, CLAIMS, secret=secret))
     with pytest.raises(Unauthorized):

@@ -1,0 +1,198 @@
+"""Why does it not work? Looks at all that a request depends on, and says in plain words what to change."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import asdict, dataclass
+from email.utils import parsedate_to_datetime
+from typing import Literal
+from urllib.parse import quote, urlsplit
+
+import asyncpg
+import httpx
+from dotenv import dotenv_values
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from backend.auth.jwks import TOTAL_TIMEOUT, FetchError, HttpSource, KeySet, PublicKey, parse_key_set, shown_address
+from backend.database_url import connect_arguments, direct, security
+from backend.db import UNREACHABLE, describe
+from backend.errors import IssuerUnavailable, Unauthorized
+from backend.explain import GOOD, STEPS, Case, shown, span
+from backend.main import token_verifier
+from backend.migrate import MigrationError, is_current
+from backend.settings import ENV_FILE, Settings, SettingsError, load_settings
+
+CONNECT_SECONDS = 10
+CLOCK_DRIFT = 30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at. The text holds no secret, no password and no token."""
+
+    subject: str
+    verdict: Literal["good", "warning", "bad"]
+    text: str
+
+
+async def report(token: str | None, *, as_json: bool) -> bool:
+    """Print the findings on standard output, each as soon as it is there; return whether nothing is wrong."""
+    findings = []
+    console = Console(highlight=False)
+    async for finding in examine(token):
+        findings.append(finding)
+        if not as_json:
+            console.print(_row(finding))
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=2, ensure_ascii=False))
+    return all(finding.verdict != "bad" for finding in findings)
+
+
+def _row(finding: Finding) -> Table:
+    row = Table.grid(padding=(0, 1))
+    row.add_column(width=1)
+    row.add_column(width=26)
+    row.add_column()
+    mark, style = {"good": ("✓", "green"), "warning": ("!", "yellow"), "bad": ("✗", "bold red")}[finding.verdict]
+    row.add_row(Text(mark, style), Text(finding.subject, "bold"), Text(finding.text))
+    return row
+
+
+async def examine(token: str | None) -> AsyncIterator[Finding]:
+    """Look at the environment, the database, the key set and the clock, and at a token where there is one."""
+    try:
+        settings = load_settings(environment="development")
+    except SettingsError as error:
+        for name, reason in error.complaints.items():
+            yield Finding(name, "bad", reason)
+        return
+    for finding in _environment(settings):
+        yield finding
+    async for finding in _database(settings):
+        yield finding
+    keys: dict[str, PublicKey] = {}
+    async for finding in _key_set(settings, keys):
+        yield finding
+    if token is not None:
+        async for finding in _token(Case(settings, token.strip(), keys)):
+            yield finding
+
+
+def _environment(settings: Settings) -> Iterator[Finding]:
+    try:
+        load_settings(environment="production")
+    except SettingsError as error:
+        for name, reason in error.complaints.items():
+            yield Finding(name, "warning", f"{reason}; `dev` does not mind, but `serve` will not start")
+    secret = settings.better_auth_secret.get_secret_value()
+    written, expanded = (dotenv_values(ENV_FILE, interpolate=each).get("BETTER_AUTH_SECRET") for each in (False, True))
+    if secret == expanded != written:
+        text = "has a ${…} in backend/.env, which was expanded: choose a secret without a $"
+        yield Finding("BETTER_AUTH_SECRET", "bad", text)
+    elif "$" in secret:
+        text = "has a $, which Next.js expands in its .env files: write \\$ there, or choose a secret without"
+        yield Finding("BETTER_AUTH_SECRET", "warning", text)
+    else:
+        yield Finding("BETTER_AUTH_SECRET", "good", f"is set, with {len(secret.encode())} bytes")
+    yield Finding("BETTER_AUTH_URL", "good", f"the frontend is at {settings.better_auth_url}")
+
+
+async def _database(settings: Settings) -> AsyncIterator[Finding]:
+    if settings.neon_database_url is None:
+        yield Finding("database", "good", "the embedded one of `dev`, since NEON_DATABASE_URL is not set")
+        return
+    url = settings.database_url
+    way = "directly" if direct(url) == url else "through the pooler"
+    yield Finding(
+        "NEON_DATABASE_URL", "good", f"leads {way} to {urlsplit(url).hostname or 'a socket'}, {security(url)}"
+    )
+    started = time.perf_counter()
+    try:
+        connection = await asyncpg.connect(**{"timeout": CONNECT_SECONDS} | connect_arguments(url))
+    except UNREACHABLE as error:
+        yield Finding("database", "bad", f"cannot be reached: {describe(error)}")
+        return
+    connected = time.perf_counter()
+    version = await connection.fetchval("SHOW server_version")
+    answered = time.perf_counter()
+    await connection.close()
+    speed = f"connected in {(connected - started) * 1000:.0f} ms, answers in {(answered - connected) * 1000:.1f} ms"
+    yield Finding("database", "good", f"PostgreSQL {version}, {speed}")
+    try:
+        current = await asyncio.to_thread(is_current, url)
+    except MigrationError as error:
+        yield Finding("schema", "bad", str(error))
+        return
+    if current:
+        yield Finding("schema", "good", "is up to date")
+    else:
+        yield Finding("schema", "bad", "is missing or behind: run `python -m backend migrate`")
+
+
+async def _key_set(settings: Settings, keys: dict[str, PublicKey]) -> AsyncIterator[Finding]:
+    if settings.better_auth_mode == "secret":
+        yield Finding("key set", "good", "is not used, since BETTER_AUTH_MODE is secret")
+        return
+    url, needed = settings.key_set_url, settings.better_auth_mode == "jwks"
+    source = HttpSource(url)
+    try:
+        body = await source()
+        keys |= {} if body is None else parse_key_set(body)
+    except FetchError as error:
+        hint = "is the frontend running? Elsewhere than BETTER_AUTH_URL says: set BETTER_AUTH_JWKS_URL"
+        yield Finding("key set", "bad" if needed else "warning", f"cannot be used: {error}; {hint}")
+        return
+    finally:
+        await source.close()
+    where = shown_address(url)
+    if keys:
+        names = ", ".join(f"{shown(key.kid)} ({key.algorithms[0]})" for key in keys.values())
+        yield Finding("key set", "good", f"at {where} has {names}")
+    elif body is None:
+        text = f"none at {where}: right for a frontend that signs HS256 with the shared secret, and for no other"
+        yield Finding("key set", "bad" if needed else "good", text)
+    else:
+        yield Finding("key set", "warning", f"at {where} has no usable key: Better Auth makes one when it first signs")
+    async for finding in _clock(url):
+        yield finding
+
+
+async def _clock(url: str) -> AsyncIterator[Finding]:
+    async with httpx.AsyncClient(timeout=TOTAL_TIMEOUT) as client:
+        try:
+            # Headers alone: nobody has said how long the body takes this time.
+            async with client.stream("GET", url) as response:
+                ahead = time.time() - parsedate_to_datetime(response.headers["Date"]).timestamp()
+        except (httpx.HTTPError, KeyError, ValueError, OverflowError):
+            yield Finding("clock", "warning", "could not be compared: the frontend sends no usable Date")
+            return
+    if abs(ahead) > CLOCK_DRIFT:
+        direction = "ahead of" if ahead > 0 else "behind"
+        text = f"is {span(abs(ahead))} {direction} the frontend's: set both by NTP, or tokens expire at the wrong time"
+        yield Finding("clock", "bad", text)
+    else:
+        yield Finding("clock", "good", "agrees with the frontend's")
+
+
+async def _token(case: Case) -> AsyncIterator[Finding]:
+    """Show the steps that the verifier took, with its own verdict on the one where it stopped."""
+    source = HttpSource(case.settings.key_set_url)
+    key_set = KeySet(source)
+    user_id = reason = ""
+    try:
+        user_id = await token_verifier(case.settings, key_set).user_id(case.token)
+    except (Unauthorized, IssuerUnavailable) as error:
+        reason = error.reason
+    finally:
+        await key_set.close()
+        await source.close()
+    for step, reasons in STEPS.items():
+        if reason in reasons:
+            yield Finding(f"token: {step}", "bad", reasons[reason](case))
+            return
+        yield Finding(f"token: {step}", "good", GOOD[step](case))
+    path = f"/api/{quote(user_id, safe='')}/tasks"
+    yield Finding("token", "good", f"is accepted for the user {shown(user_id)}: call {path}")

@@ -1,0 +1,167 @@
+"""What is wrong with a token, in plain words, and what should be changed?"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from backend.auth.jwks import ALGORITHMS, PublicKey, shown_address
+from backend.auth.jwt import MAX_TOKEN_LENGTH, unverified_parts
+from backend.settings import Settings
+
+SESSION_TOKEN = (
+    "this is Better Auth's session token, not a JWT: call /api/auth/token with it, and send what that answers"  # noqa: S105
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A token with what is known about the side that should have signed it."""
+
+    settings: Settings
+    token: str
+    keys: dict[str, PublicKey]
+
+    @property
+    def header(self) -> dict[str, Any]:
+        return unverified_parts(self.token)[0]
+
+    @property
+    def claims(self) -> dict[str, Any]:
+        return unverified_parts(self.token)[1]
+
+    @property
+    def signed(self) -> str:
+        algorithm = shown(self.header.get("alg"))
+        key = "the shared secret" if algorithm == "HS256" else f"key {shown(self.header.get('kid'))}"
+        return f"signed {algorithm} with {key}"
+
+
+def span(seconds: float) -> str:
+    """Return a length of time as a person would say it."""
+    units = {"day": 86_400, "hour": 3_600, "minute": 60, "second": 1}
+    unit = next((unit for unit, size in units.items() if seconds >= size), "second")
+    count = round(seconds / units[unit])
+    return f"{count} {unit}{'' if count == 1 else 's'}"
+
+
+def shown(value: object) -> str:
+    """Return a claim in a form that cannot steer a terminal."""
+    return (ascii(value)[1:-1] if isinstance(value, str) else ascii(value))[:100]
+
+
+def _form(case: Case) -> str:
+    dots = case.token.count(".")
+    if not case.token:
+        return "is empty"
+    if case.token.lower().startswith("bearer"):
+        return "still has the word Bearer in front: pass what comes behind it"
+    if dots == 0 or (dots == 1 and ("%" in case.token or "=" in case.token or "/" in case.token)):
+        return SESSION_TOKEN
+    return f"has {dots + 1} parts between its dots where a JWT has 3, or characters that a JWT has not"
+
+
+def _algorithm(case: Case) -> str:
+    algorithm, mode = case.header.get("alg"), case.settings.better_auth_mode
+    if mode == "jwks" and algorithm == "HS256":
+        return "is signed HS256, and BETTER_AUTH_MODE is jwks: set it to auto"
+    if mode == "secret" and algorithm in tuple(ALGORITHMS):
+        return f"is {case.signed}, and BETTER_AUTH_MODE is secret: set it to auto"
+    return f"is signed {shown(algorithm)}, which is never accepted"
+
+
+def _unknown_key(case: Case) -> str:
+    known = ", ".join(shown(kid) for kid in case.keys) or "no usable key"
+    where = f"the key set at {shown_address(case.settings.key_set_url)} has {known}"
+    return f"is {case.signed}; {where}: is it another frontend's, or older than a reset of its database?"
+
+
+def _signature(case: Case) -> str:
+    if case.header.get("alg") == "HS256":
+        return (
+            "was not signed with this BETTER_AUTH_SECRET: the frontend has another one. Compare the two .env files, "
+            "quotes, spaces and $ included, and restart both"
+        )
+    return f"is {case.signed}, and that key did not sign it: changed on the way, or the key was replaced"
+
+
+def _party(claim: str, setting: str) -> Callable[[Case], str]:
+    def text(case: Case) -> str:
+        if claim not in case.claims:
+            return f"has no {claim}, which a token of the key set needs"
+        accepted = getattr(case.settings, setting.lower()) or (case.settings.better_auth_url,)
+        word = {"iss": "issuer", "aud": "audience"}[claim]
+        return f"{word} is {shown(case.claims[claim])}, accepted is {', '.join(accepted)}: set {setting}"
+
+    return text
+
+
+def _expired(case: Case) -> str:
+    return f"expired {span(time.time() - case.claims['exp'])} ago: fetch a new one from /api/auth/token"
+
+
+def _identity(case: Case) -> str:
+    if "email" in case.claims:
+        return (
+            "names no user, only an e-mail address: this is Better Auth's e-mail verification link, not an access token"
+        )
+    return "names no user: give it a `sub` with the user's id"
+
+
+def _says(text: str) -> Callable[[Case], str]:
+    return lambda _case: text
+
+
+_NOT_A_NUMBER = _says("has an exp, nbf or iat that is not a number of seconds")
+_IN_FUTURE = _says("is from the future: the clocks of the two machines differ")
+
+# The verifier's steps in its own order, each with the reasons that stop it there.
+STEPS: dict[str, dict[str, Callable[[Case], str]]] = {
+    "form": {
+        "not-a-jwt": _form,
+        "too-long": _says(f"has more than {MAX_TOKEN_LENGTH:,} characters: leave out what the backend does not need"),
+        "base64url": _says("has a part that is not base64url: was it cut, padded or changed on the way?"),
+        "json": _says("has a part that is not a JSON object: was it cut or changed on the way?"),
+    },
+    "header": {
+        "type": lambda case: (
+            f"has the type {shown(case.header.get('typ'))}, which is no access token: call /api/auth/token"
+        ),
+        "crit": _says("demands extensions (crit), which are never accepted"),
+        "algorithm": _algorithm,
+        "kid": _says("names no key (kid), which a token of the key set needs"),
+    },
+    "signature": {
+        "unknown-key": _unknown_key,
+        "algorithm-of-key": lambda case: f"is {case.signed}, which is a key for another algorithm",
+        "key-set-unreachable": lambda case: (
+            f"is {case.signed}; the key set at {shown_address(case.settings.key_set_url)} does not answer"
+        ),
+        "signature": _signature,
+    },
+    "times": {
+        "no-expiry": _says("has no exp: give it one, 15 minutes ahead"),
+        "exp": _NOT_A_NUMBER,
+        "nbf": _NOT_A_NUMBER,
+        "iat": _NOT_A_NUMBER,
+        "nbf-in-future": _IN_FUTURE,
+        "iat-in-future": _IN_FUTURE,
+        "expired": _expired,
+    },
+    "issuer and audience": {
+        "issuer": _party("iss", "BETTER_AUTH_ISSUERS"),
+        "audience": _party("aud", "BETTER_AUTH_AUDIENCES"),
+    },
+    "user": {
+        "no-identity": _identity,
+        "identity": _says("has a user id that is empty, too long, not text, or holds control characters"),
+    },
+}
+GOOD: dict[str, Callable[[Case], str]] = {
+    "form": lambda case: f"is a JWT of {len(case.token)} characters",
+    "header": lambda case: f"is {case.signed}",
+    "signature": _says("is right"),
+    "times": lambda case: f"is valid for {span(case.claims['exp'] - time.time())}",
+    "issuer and audience": _says("are accepted"),
+    "user": _says("is named"),
+}
