@@ -1,161 +1,140 @@
 """How is a statement run?
 
-On a connection of a small first-come-first-served pool, prepared beforehand, in one round trip, before a deadline.
+On a connection of the pool, in one round trip, before a deadline; where it is safe, once more when the connection breaks.
 """
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Sequence
 from typing import Any
 
-import asyncpg
+from asyncpg import Record
 from asyncpg import exceptions as postgres
-from asyncpg.prepared_stmt import PreparedStatement
 
-from backend.database_url import connect_arguments
-from backend.errors import Unavailable
-from backend.statements import Statement
-
-APPLICATION_NAME = "todo-backend"
+from backend.connection import APPLICATION_NAME, Connection
+from backend.database_url import connect_arguments, direct
+from backend.errors import OutcomeUnknown, Unavailable
+from backend.pool import Pool
+from backend.statements import Again, Statement
 
 logger = logging.getLogger(__name__)
 
-# asyncpg lets OSError, TimeoutError and InternalClientError through as they are.
-UNREACHABLE = (
+DEFAULT_POOL_SIZE = 10
+# Better Auth, migrations and other services need some of the server's connections, too.
+OUR_SHARE = 0.75
+
+# The line broke, or nobody answered: what was sent may have been done. asyncpg lets the first four through as they are.
+BROKEN = (
     OSError,
     TimeoutError,
     postgres.InterfaceError,
     postgres.InternalClientError,
     postgres.PostgresConnectionError,  # class 08
-    postgres.InvalidAuthorizationSpecificationError,  # 28, wrong credentials included
-    postgres.InvalidCatalogNameError,  # 3D000
-    postgres.ReadOnlySQLTransactionError,  # 25006
-    postgres.InsufficientPrivilegeError,  # 42501
-    postgres.InsufficientResourcesError,  # 53: too many connections, disk full
-    postgres.OperatorInterventionError,  # 57: shutdown, cannot connect now, cancelled
-    postgres.PostgresSystemError,  # 58
+    postgres.AdminShutdownError,
+    postgres.CrashShutdownError,
 )
-_SCHEMA_BEHIND = (postgres.UndefinedTableError, postgres.UndefinedColumnError)
+# The server has said that it did nothing, and may do it later.
+REFUSED = (
+    postgres.CannotConnectNowError,
+    postgres.InsufficientResourcesError,  # class 53: too many connections, disk full
+    postgres.OperatorInterventionError,  # class 57: cancelled
+    postgres.ReadOnlySQLTransactionError,
+    postgres.PostgresSystemError,  # class 58
+)
+# The server, or the library for TLS, has said that it does nothing until somebody changes something.
+LASTING = (
+    ssl.SSLError,
+    postgres.InvalidAuthorizationSpecificationError,  # class 28
+    postgres.InvalidCatalogNameError,
+    postgres.InsufficientPrivilegeError,
+)
+SCHEMA_BEHIND = (postgres.UndefinedTableError, postgres.UndefinedColumnError)
+UNREACHABLE = BROKEN + REFUSED + LASTING
 
-
-class Connection:
-    """An asyncpg connection on which every statement is prepared under the statement's own name."""
-
-    def __init__(self, raw: asyncpg.Connection, prepared: dict[str, PreparedStatement]) -> None:
-        self._raw = raw
-        self._prepared = prepared
-
-    @classmethod
-    async def open(cls, arguments: dict[str, Any], statements: Sequence[Statement]) -> "Connection":
-        raw = await asyncpg.connect(**arguments)
-        try:
-            prepared = {each.name: await raw.prepare(each.sql, name=each.name) for each in statements}
-            # asyncpg prepares without a Sync, and the server keeps an implicit transaction open until one comes: now()
-            # would stand still at this moment, and a pooler could not share the server's connection.
-            await raw.execute("SELECT 1")
-            return cls(raw, prepared)
-        except BaseException:
-            raw.terminate()
-            raise
-
-    async def fetch(self, statement: Statement, arguments: list[Any], deadline: float) -> list[asyncpg.Record]:
-        """Run the statement; a connection that is still busy at `deadline`, a time of the event loop, is cut.
-
-        A timeout around the await would wait for a cancellation that the server may never confirm.
-        """
-        alarm = asyncio.get_running_loop().call_at(deadline, self.cut)
-        try:
-            if prepared := self._prepared.get(statement.name):
-                return await prepared.fetch(*arguments)
-            return await self._raw.fetch(statement.sql, *arguments)
-        except asyncio.CancelledError:
-            self.cut()
-            raise
-        finally:
-            alarm.cancel()
-
-    @property
-    def usable(self) -> bool:
-        """Whether the socket is still open as far as the operating system has told; costs no round trip."""
-        return not self._raw.is_closed()
-
-    def cut(self) -> None:
-        self._raw.terminate()
+ALREADY_DONE: list[Any] = [{}]
 
 
 class Database:
-    """The pool. `size` connections at most, waiting requests served in the order in which they came."""
+    """Runs statements; its users know nothing of connections, retries and the driver.
 
-    def __init__(self, url: str, statements: Sequence[Statement], *, size: int, deadline: float, prepare: bool) -> None:
+    `pool_size` None takes ten, or less where the server grants less; `workers` is how many processes share it.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        statements: Sequence[Statement],
+        *,
+        pool_size: int | None = None,
+        workers: int = 1,
+        deadline: float,
+        prepare: bool = True,
+    ) -> None:
         self._arguments = {"timeout": deadline, "statement_cache_size": 0} | connect_arguments(url)
-        self._arguments["server_settings"] = {"application_name": APPLICATION_NAME}
+        self._arguments["server_settings"] = {"application_name": APPLICATION_NAME} | _time_limit(url, deadline)
         self._statements = statements if prepare else ()
-        self._patience = deadline
-        self._size = size
-        self._gate = asyncio.Semaphore(size)
-        self._idle: list[Connection] = []
-        self._warming: asyncio.Task[None] | None = None
+        self._deadline = deadline
+        self._workers = workers
+        self._size_is_given = pool_size is not None
+        self.pool = Pool(self._connect, size=pool_size or DEFAULT_POOL_SIZE, patience=deadline, transient=_is_transient)
+        self.last_failure: str | None = None
 
-    async def fetch(self, statement: Statement, **values: object) -> list[asyncpg.Record]:
-        """Return the rows of one statement; raise Unavailable when the database cannot answer before the deadline."""
-        deadline = asyncio.get_running_loop().time() + self._patience
-        try:
-            connection = await self._acquire(deadline)
+    async def fetch(self, statement: Statement, **values: object) -> list[Record]:
+        """Return the rows of one statement; one empty row where a second try found the work done.
+
+        Raises Unavailable when the database cannot serve before the deadline and has done nothing, and OutcomeUnknown
+        when it may have.
+        """
+        loop, arguments = asyncio.get_running_loop(), statement.arguments(values)
+        deadline, sent = loop.time() + self._deadline, 0
+        while True:
             try:
-                return await connection.fetch(statement, statement.arguments(values), deadline)
-            finally:
-                self._release(connection)
-        except _SCHEMA_BEHIND as error:
-            logger.error("The database schema is missing or behind: run `python -m backend migrate`. (%s)", error)
-            raise Unavailable("schema") from error
-        except UNREACHABLE as error:
-            logger.error("The database cannot serve: %s", describe(error))
-            raise Unavailable("database") from error
+                connection = await self.pool.acquire(deadline)
+                sent += 1
+                try:
+                    rows = await connection.fetch(statement, arguments, deadline - loop.time())
+                finally:
+                    self.pool.release(connection)
+            except SCHEMA_BEHIND as error:
+                logger.error("The database schema is missing or behind: run `python -m backend migrate`. (%s)", error)
+                raise Unavailable("schema") from error
+            except UNREACHABLE as error:
+                self.last_failure = describe(error)
+                broken = sent > 0 and isinstance(error, BROKEN)
+                if sent == 1 and broken and statement.again is not Again.OTHER and loop.time() < deadline:
+                    logger.warning("%s; trying once more", self.last_failure)
+                    continue
+                logger.error("The database cannot serve: %s", self.last_failure)
+                if broken and not statement.reads:
+                    raise OutcomeUnknown("database", try_again=statement.client_again) from error
+                raise Unavailable("database") from error
+            self.last_failure = None
+            return rows or (ALREADY_DONE if sent > 1 and statement.again is Again.GONE else rows)
 
-    def start_warming(self) -> None:
-        """Open the whole pool in the background, so that neither the start nor a request waits for it."""
-        self._warming = asyncio.create_task(self._warm())
+    def open(self) -> None:
+        """Fill the pool in the background; the database need not be there yet."""
+        self.pool.warm()
 
     async def close(self) -> None:
-        if self._warming:
-            self._warming.cancel()
-            await asyncio.wait([self._warming])
-        while self._idle:
-            self._idle.pop().cut()
+        await self.pool.close()
 
-    async def _warm(self) -> None:
-        deadline = asyncio.get_running_loop().time() + self._patience
+    async def _connect(self) -> Connection:
+        connection = await Connection.open(self._arguments, self._statements)
+        if not self._size_is_given:
+            self.pool.shrink(max(1, int(connection.server_limit * OUR_SHARE) // self._workers))
+        return connection
 
-        async def open_one() -> None:
-            self._release(await self._acquire(deadline))
 
-        # All of them have passed the gate before the first is there, so that none meets another's idle connection.
-        outcomes = await asyncio.gather(*(open_one() for _ in range(self._size)), return_exceptions=True)
-        if failures := [outcome for outcome in outcomes if outcome is not None]:
-            logger.warning("The database is not there yet: %s", describe(failures[0]))
+def _time_limit(url: str, seconds: float) -> dict[str, str]:
+    """Let the server itself end what nobody waits for; a pooler refuses the setting, so there it is cancelled by us."""
+    return {"statement_timeout": str(int(seconds * 1000))} if direct(url) == url else {}
 
-    async def _acquire(self, deadline: float) -> Connection:
-        if self._gate.locked():
-            async with asyncio.timeout_at(deadline):
-                await self._gate.acquire()
-        else:
-            await self._gate.acquire()
-        try:
-            while self._idle:
-                if (connection := self._idle.pop()).usable:
-                    return connection
-            async with asyncio.timeout_at(deadline):
-                return await Connection.open(self._arguments, self._statements)
-        except BaseException:
-            self._gate.release()
-            raise
 
-    def _release(self, connection: Connection) -> None:
-        if connection.usable:
-            self._idle.append(connection)
-        self._gate.release()
+def _is_transient(error: BaseException) -> bool:
+    return isinstance(error, BROKEN + REFUSED) and not isinstance(error, LASTING)
 
 
 def describe(error: BaseException) -> str:
-    """Return the error in one line for the log; drivers' words never reach a client."""
+    """Return the error in one line for the log; a driver's words never reach a client."""
     return f"{type(error).__name__}: {error}".replace("\n", " ")

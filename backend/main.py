@@ -114,13 +114,14 @@ def _lifespan(settings: Settings) -> Callable[[FastAPI], AbstractAsyncContextMan
         database = Database(
             settings.database_url,
             statements.ALL,
-            size=settings.database_pool_size,
+            pool_size=settings.database_pool_size,
+            workers=settings.workers,
             deadline=settings.request_deadline,
             prepare=settings.database_prepared_statements,
         )
         source = HttpSource(settings.key_set_url)
         key_set = KeySet(source)
-        database.start_warming()
+        database.open()
         yield {"database": database, "verifier": token_verifier(settings, key_set)}
         await key_set.close()
         await source.close()

@@ -1,0 +1,83 @@
+"""What is one connection to the database?"""
+
+import asyncio
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+import asyncpg
+from asyncpg.prepared_stmt import PreparedStatement
+
+from backend.statements import Statement
+
+APPLICATION_NAME = "todo-backend"
+# How long the server may take to confirm that it has cancelled a statement which nobody waits for any more.
+CANCEL_SECONDS = 2.0
+# Seconds of silence, seconds between probes, and probes, after which the system gives a peer up.
+KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
+
+LIMIT = "SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int"
+
+
+class Connection:
+    """An asyncpg connection on which every statement is prepared under the statement's own name.
+
+    `server_limit` is how many connections the server grants to everybody together.
+    """
+
+    def __init__(self, raw: asyncpg.Connection, prepared: dict[str, PreparedStatement], server_limit: int) -> None:
+        self._raw = raw
+        self._prepared = prepared
+        self._retired = False
+        self.server_limit = server_limit
+
+    @classmethod
+    async def open(cls, arguments: dict[str, Any], statements: Sequence[Statement]) -> "Connection":
+        """Connect and prepare; the caller sets the time limit."""
+        raw = await asyncpg.connect(**arguments)
+        try:
+            _keep_alive(raw)
+            prepared = {each.name: await raw.prepare(each.sql, name=each.name) for each in statements}
+            # asyncpg prepares without a Sync, and the server keeps an implicit transaction open until one comes: now()
+            # would stand still at this moment, and a pooler could not share the server's connection. This query syncs.
+            limit = await raw.fetchval(LIMIT)
+            return cls(raw, prepared, limit)
+        except BaseException:
+            raw.terminate()
+            raise
+
+    async def fetch(self, statement: Statement, arguments: list[Any], seconds: float) -> list[asyncpg.Record]:
+        """Run the statement; after `seconds`, whatever the link does, comes TimeoutError, and the server is told to stop.
+
+        asyncpg's own limit does both. A timeout around the await would wait for the server to confirm.
+        """
+        try:
+            if prepared := self._prepared.get(statement.name):
+                return await prepared.fetch(*arguments, timeout=seconds)
+            return await self._raw.fetch(statement.sql, *arguments, timeout=seconds)
+        except (TimeoutError, asyncio.CancelledError):
+            self._retire()
+            raise
+
+    @property
+    def usable(self) -> bool:
+        """Whether the socket is still open, as far as the operating system has told; costs no round trip."""
+        return not (self._retired or self._raw.is_closed())
+
+    def cut(self) -> None:
+        self._raw.terminate()
+
+    def _retire(self) -> None:
+        """Take no more statements; cut the line when the server has had time to hear of the cancellation."""
+        self._retired = True
+        asyncio.get_running_loop().call_later(CANCEL_SECONDS, self.cut)
+
+
+def _keep_alive(raw: asyncpg.Connection) -> None:
+    # asyncpg offers no other way to its socket.
+    line = raw._transport.get_extra_info("socket")  # type: ignore[attr-defined]  # noqa: SLF001
+    if line is not None and line.family != socket.AF_UNIX:
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in KEEPALIVE.items():
+            if hasattr(socket, name):  # macOS has not all of them
+                line.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
