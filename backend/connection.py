@@ -47,7 +47,7 @@ class Connection:
             raise
 
     async def fetch(self, statement: Statement, arguments: list[Any], seconds: float) -> list[asyncpg.Record]:
-        """Run the statement; after `seconds`, whatever the link does, comes TimeoutError, and the server is told to stop.
+        """Run the statement; raise TimeoutError after `seconds`, whatever the link does, and tell the server to stop.
 
         asyncpg's own limit does both. A timeout around the await would wait for the server to confirm.
         """

@@ -1,10 +1,11 @@
 """How is a statement run?
 
-On a connection of the pool, in one round trip, before a deadline; where it is safe, once more when the connection breaks.
+On a connection of the pool, in one round trip, before a deadline; once more if the connection breaks and it is safe.
 """
 
 import asyncio
 import logging
+import math
 import ssl
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from asyncpg import exceptions as postgres
 from backend.connection import APPLICATION_NAME, Connection
 from backend.database_url import connect_arguments, direct
 from backend.errors import OutcomeUnknown, Unavailable
+from backend.metrics import NoMetrics
 from backend.pool import Pool
 from backend.statements import Again, Statement
 
@@ -52,6 +54,8 @@ LASTING = (
 SCHEMA_BEHIND = (postgres.UndefinedTableError, postgres.UndefinedColumnError)
 UNREACHABLE = BROKEN + REFUSED + LASTING
 
+FAILURE_COUNTS = 10.0
+
 ALREADY_DONE: list[Any] = [{}]
 
 
@@ -70,15 +74,17 @@ class Database:
         workers: int = 1,
         deadline: float,
         prepare: bool = True,
+        metrics: NoMetrics,
     ) -> None:
         self._arguments = {"timeout": deadline, "statement_cache_size": 0} | connect_arguments(url)
         self._arguments["server_settings"] = {"application_name": APPLICATION_NAME} | _time_limit(url, deadline)
         self._statements = statements if prepare else ()
         self._deadline = deadline
         self._workers = workers
+        self._metrics = metrics
         self._size_is_given = pool_size is not None
         self.pool = Pool(self._connect, size=pool_size or DEFAULT_POOL_SIZE, patience=deadline, transient=_is_transient)
-        self.last_failure: str | None = None
+        self._failed_at = -math.inf
 
     async def fetch(self, statement: Statement, **values: object) -> list[Record]:
         """Return the rows of one statement; one empty row where a second try found the work done.
@@ -92,25 +98,39 @@ class Database:
             try:
                 connection = await self.pool.acquire(deadline)
                 sent += 1
+                self._metrics.statement()
                 try:
                     rows = await connection.fetch(statement, arguments, deadline - loop.time())
                 finally:
                     self.pool.release(connection)
+                    self._metrics.pool(self.pool.busy, self.pool.open)
             except SCHEMA_BEHIND as error:
-                logger.error("The database schema is missing or behind: run `python -m backend migrate`. (%s)", error)
+                text = "The database schema is missing or behind: run `python -m backend migrate`. (%s)"
+                logger.error(text, error, extra={"event": "schema-behind"})
                 raise Unavailable("schema") from error
             except UNREACHABLE as error:
-                self.last_failure = describe(error)
+                self._failed_at = loop.time()
+                failure = describe(error)
                 broken = sent > 0 and isinstance(error, BROKEN)
                 if sent == 1 and broken and statement.again is not Again.OTHER and loop.time() < deadline:
-                    logger.warning("%s; trying once more", self.last_failure)
+                    logger.warning("Sending again: %s", failure, extra={"event": "retry"})
+                    self._metrics.retry()
                     continue
-                logger.error("The database cannot serve: %s", self.last_failure)
+                logger.error("The database cannot serve: %s", failure, extra={"event": "unavailable"})
+                self._metrics.unavailable()
                 if broken and not statement.reads:
                     raise OutcomeUnknown("database", try_again=statement.client_again) from error
                 raise Unavailable("database") from error
-            self.last_failure = None
+            self._failed_at = -math.inf
             return rows or (ALREADY_DONE if sent > 1 and statement.again is Again.GONE else rows)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the last statement was answered, or none has failed lately; asks nobody.
+
+        An old failure counts no more: without requests nobody would ever find out that the database is back.
+        """
+        return asyncio.get_running_loop().time() - self._failed_at > FAILURE_COUNTS
 
     def open(self) -> None:
         """Fill the pool in the background; the database need not be there yet."""

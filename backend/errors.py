@@ -72,6 +72,7 @@ class BadKey(Problem):
 
     status = 400
     detail = "The Idempotency-Key should be 1 to 255 visible characters."
+    errors = [FieldError(loc=["header", "Idempotency-Key"], msg=detail, type="idempotency_key")]
 
 
 class KeyReused(Problem):
@@ -79,6 +80,7 @@ class KeyReused(Problem):
 
     status = 422
     detail = "This Idempotency-Key was used with another body."
+    errors = [FieldError(loc=["header", "Idempotency-Key"], msg=detail, type="idempotency_key_reused")]
 
 
 class Malformed(Problem):

@@ -55,9 +55,10 @@ class Route(APIRoute):
         answer = await self.endpoint(**await self.arguments(Request(scope, receive)))
         await send_json(send, self.status_code or 200, b"" if answer is None else _encoded(answer))
 
-    async def arguments(self, request: Request) -> dict[str, Any]:  # noqa: ARG002 - for subclasses
+    async def arguments(self, request: Request) -> dict[str, Any]:
         """Return what the endpoint is called with; raise a Problem for a request that must not reach it."""
-        return {}
+        name = self.dependant.request_param_name
+        return {name: request} if name else {}
 
 
 class OwnedRoute(Route):

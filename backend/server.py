@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.supervisors import ChangeReload, Multiprocess
 
 from backend.errors import OperatorError
@@ -14,6 +15,20 @@ from backend.errors import OperatorError
 APPLICATION = "backend.main:app"
 BACKLOG = 2_048
 DRAIN_SECONDS = 30
+LINGER_SECONDS = 2
+
+
+class DrainingProtocol(HttpToolsProtocol):
+    """Lets idle connections live a little when the server stops: a request may be on its way on one of them.
+
+    Every answer from then on asks the client to take a new connection, which another process will accept.
+    """
+
+    def shutdown(self) -> None:
+        closing = (b"connection", b"close")
+        if closing not in self.server_state.default_headers:
+            self.server_state.default_headers.append(closing)
+        self.loop.call_later(LINGER_SECONDS, super().shutdown)
 
 
 class _Server(uvicorn.Server):
@@ -51,6 +66,7 @@ def run(taken: socket.socket, listening: Callable[[], None], **options: Any) -> 
     """
     config = uvicorn.Config(
         APPLICATION,
+        http=DrainingProtocol,
         log_config=None,
         access_log=False,
         server_header=False,
