@@ -80,6 +80,9 @@ def serve(
     *,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every interface.")] = "127.0.0.1",
     port: Port = 8000,
+    fd: Annotated[
+        int | None, typer.Option(min=3, help="Serve on the listening socket that is inherited under this number.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that share the port.")] = 1,
 ) -> None:
     """Serve in production; BETTER_AUTH_SECRET, BETTER_AUTH_URL and NEON_DATABASE_URL must be set.
@@ -91,9 +94,10 @@ def serve(
     proxies = list(settings.trusted_proxies)
     os.environ["WORKERS"] = str(workers)
     logs.configure(as_json=settings.log_format == "json")
-    if settings.metrics_port:
-        publish(host, settings.metrics_port)
-    with server.listener(host, port) as listener:
+    with ExitStack() as stack:
+        listener = stack.enter_context(server.listener(host, port) if fd is None else server.inherited(fd))
+        if settings.metrics_port:
+            stack.enter_context(publish(host, settings.metrics_port))
         server.run(listener, lambda: None, workers=workers, proxy_headers=bool(proxies), forwarded_allow_ips=proxies)
 
 

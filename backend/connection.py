@@ -17,31 +17,34 @@ CANCEL_SECONDS = 2.0
 KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 
 LIMIT = "SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int"
+TIME_LIMIT = "statement_timeout"
+UNSUPPORTED = "unsupported startup parameter"
 
 
 class Connection:
     """An asyncpg connection on which every statement is prepared under the statement's own name.
 
-    `server_limit` is how many connections the server grants to everybody together.
+    `heard` is when the server last answered, in the event loop's time.
     """
 
-    def __init__(self, raw: asyncpg.Connection, prepared: dict[str, PreparedStatement], server_limit: int) -> None:
+    def __init__(self, raw: asyncpg.Connection, prepared: dict[str, PreparedStatement]) -> None:
         self._raw = raw
         self._prepared = prepared
         self._retired = False
-        self.server_limit = server_limit
+        self._loop = asyncio.get_running_loop()
+        self.heard = self._loop.time()
 
     @classmethod
     async def open(cls, arguments: dict[str, Any], statements: Sequence[Statement]) -> "Connection":
         """Connect and prepare; the caller sets the time limit."""
-        raw = await asyncpg.connect(**arguments)
+        raw = await _connected(arguments)
         try:
             _keep_alive(raw)
             prepared = {each.name: await raw.prepare(each.sql, name=each.name) for each in statements}
             # asyncpg prepares without a Sync, and the server keeps an implicit transaction open until one comes: now()
             # would stand still at this moment, and a pooler could not share the server's connection. This query syncs.
-            limit = await raw.fetchval(LIMIT)
-            return cls(raw, prepared, limit)
+            await raw.execute("SELECT 1")
+            return cls(raw, prepared)
         except BaseException:
             raw.terminate()
             raise
@@ -53,11 +56,18 @@ class Connection:
         """
         try:
             if prepared := self._prepared.get(statement.name):
-                return await prepared.fetch(*arguments, timeout=seconds)
-            return await self._raw.fetch(statement.sql, *arguments, timeout=seconds)
+                rows = await prepared.fetch(*arguments, timeout=seconds)
+            else:
+                rows = await self._raw.fetch(statement.sql, *arguments, timeout=seconds)
         except (TimeoutError, asyncio.CancelledError):
             self._retire()
             raise
+        self.heard = self._loop.time()
+        return rows
+
+    async def server_limit(self) -> int:
+        """Return how many connections the server grants to everybody together."""
+        return int(await self._raw.fetchval(LIMIT))
 
     @property
     def usable(self) -> bool:
@@ -70,7 +80,18 @@ class Connection:
     def _retire(self) -> None:
         """Take no more statements; cut the line when the server has had time to hear of the cancellation."""
         self._retired = True
-        asyncio.get_running_loop().call_later(CANCEL_SECONDS, self.cut)
+        self._loop.call_later(CANCEL_SECONDS, self.cut)
+
+
+async def _connected(arguments: dict[str, Any]) -> asyncpg.Connection:
+    try:
+        return await asyncpg.connect(**arguments)
+    except asyncpg.ProtocolViolationError as error:
+        if UNSUPPORTED not in str(error):
+            raise
+    # A pooler. It is remembered for the next connections; from now on our deadline alone ends a statement.
+    arguments["server_settings"].pop(TIME_LIMIT, None)
+    return await asyncpg.connect(**arguments)
 
 
 def _keep_alive(raw: asyncpg.Connection) -> None:

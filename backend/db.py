@@ -8,12 +8,13 @@ import logging
 import math
 import ssl
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from asyncpg import Record
 from asyncpg import exceptions as postgres
 
-from backend.connection import APPLICATION_NAME, Connection
+from backend.connection import APPLICATION_NAME, TIME_LIMIT, Connection
 from backend.database_url import connect_arguments, direct
 from backend.errors import OutcomeUnknown, Unavailable
 from backend.metrics import NoMetrics
@@ -26,6 +27,9 @@ DEFAULT_POOL_SIZE = 10
 # Better Auth, migrations and other services need some of the server's connections, too.
 OUR_SHARE = 0.75
 
+BEHIND = "the schema is missing or behind: run `python -m backend migrate`"
+POOLER = "a pooler mixes prepared statements up: set DATABASE_PREPARED_STATEMENTS=false"
+
 # The line broke, or nobody answered: what was sent may have been done. asyncpg lets the first four through as they are.
 BROKEN = (
     OSError,
@@ -35,6 +39,7 @@ BROKEN = (
     postgres.PostgresConnectionError,  # class 08
     postgres.AdminShutdownError,
     postgres.CrashShutdownError,
+    postgres.IdleSessionTimeoutError,
 )
 # The server has said that it did nothing, and may do it later.
 REFUSED = (
@@ -44,15 +49,22 @@ REFUSED = (
     postgres.ReadOnlySQLTransactionError,
     postgres.PostgresSystemError,  # class 58
 )
-# The server, or the library for TLS, has said that it does nothing until somebody changes something.
+# The server, or the library for TLS, has said that it does nothing until somebody changes something. Other errors of
+# TLS are a line that broke during the handshake.
 LASTING = (
-    ssl.SSLError,
+    ssl.SSLCertVerificationError,
     postgres.InvalidAuthorizationSpecificationError,  # class 28
     postgres.InvalidCatalogNameError,
     postgres.InsufficientPrivilegeError,
 )
-SCHEMA_BEHIND = (postgres.UndefinedTableError, postgres.UndefinedColumnError)
-UNREACHABLE = BROKEN + REFUSED + LASTING
+# Whatever is tried, the same comes back until somebody follows the hint.
+MISTAKEN: dict[type[BaseException], tuple[str, str]] = {
+    postgres.UndefinedTableError: ("schema-behind", BEHIND),
+    postgres.UndefinedColumnError: ("schema-behind", BEHIND),
+    postgres.DuplicatePreparedStatementError: ("prepared-statements", POOLER),
+    postgres.InvalidSQLStatementNameError: ("prepared-statements", POOLER),
+}
+UNREACHABLE = BROKEN + REFUSED + LASTING + tuple(MISTAKEN)
 
 FAILURE_COUNTS = 10.0
 
@@ -82,7 +94,7 @@ class Database:
         self._deadline = deadline
         self._workers = workers
         self._metrics = metrics
-        self._size_is_given = pool_size is not None
+        self._size_is_known = pool_size is not None
         self.pool = Pool(self._connect, size=pool_size or DEFAULT_POOL_SIZE, patience=deadline, transient=_is_transient)
         self._failed_at = -math.inf
 
@@ -92,37 +104,27 @@ class Database:
         Raises Unavailable when the database cannot serve before the deadline and has done nothing, and OutcomeUnknown
         when it may have.
         """
-        loop, arguments = asyncio.get_running_loop(), statement.arguments(values)
-        deadline, sent = loop.time() + self._deadline, 0
+        deadline = asyncio.get_running_loop().time() + self._deadline
+        attempt = _Attempt(statement, statement.arguments(values), deadline)
         while True:
             try:
-                connection = await self.pool.acquire(deadline)
-                sent += 1
-                self._metrics.statement()
-                try:
-                    rows = await connection.fetch(statement, arguments, deadline - loop.time())
-                finally:
-                    self.pool.release(connection)
-                    self._metrics.pool(self.pool.busy, self.pool.open)
-            except SCHEMA_BEHIND as error:
-                text = "The database schema is missing or behind: run `python -m backend migrate`. (%s)"
-                logger.error(text, error, extra={"event": "schema-behind"})
-                raise Unavailable("schema") from error
+                rows = await self._try(attempt)
             except UNREACHABLE as error:
-                self._failed_at = loop.time()
-                failure = describe(error)
-                broken = sent > 0 and isinstance(error, BROKEN)
-                if sent == 1 and broken and statement.again is not Again.OTHER and loop.time() < deadline:
-                    logger.warning("Sending again: %s", failure, extra={"event": "retry"})
+                if _is_bug(error):
+                    raise
+                self._failed_at = asyncio.get_running_loop().time()
+                attempt.in_doubt |= attempt.sending and isinstance(error, BROKEN)
+                if attempt.may_be_sent_again and isinstance(error, BROKEN) and self._failed_at < deadline:
+                    logger.warning("Sending again: %s", describe(error), extra={"event": "retry"})
                     self._metrics.retry()
                     continue
-                logger.error("The database cannot serve: %s", failure, extra={"event": "unavailable"})
                 self._metrics.unavailable()
-                if broken and not statement.reads:
+                _log_failure(error)
+                if attempt.in_doubt and not statement.reads:
                     raise OutcomeUnknown("database", try_again=statement.client_again) from error
                 raise Unavailable("database") from error
             self._failed_at = -math.inf
-            return rows or (ALREADY_DONE if sent > 1 and statement.again is Again.GONE else rows)
+            return rows or (ALREADY_DONE if attempt.in_doubt and statement.again is Again.GONE else rows)
 
     @property
     def ready(self) -> bool:
@@ -139,20 +141,64 @@ class Database:
     async def close(self) -> None:
         await self.pool.close()
 
+    async def _try(self, attempt: "_Attempt") -> list[Record]:
+        """Send the statement once; `attempt.sending` tells how far it came."""
+        loop = asyncio.get_running_loop()
+        attempt.sending = False
+        connection = await self.pool.acquire(attempt.deadline)
+        attempt.sending, attempt.sent, since = True, attempt.sent + 1, loop.time()
+        self._metrics.statement()
+        try:
+            return await connection.fetch(attempt.statement, attempt.arguments, attempt.deadline - since)
+        except TimeoutError:
+            self.pool.suspect(since)
+            raise
+        finally:
+            self.pool.release(connection)
+            self._metrics.pool(self.pool.busy, self.pool.open)
+
     async def _connect(self) -> Connection:
         connection = await Connection.open(self._arguments, self._statements)
-        if not self._size_is_given:
-            self.pool.shrink(max(1, int(connection.server_limit * OUR_SHARE) // self._workers))
+        if not self._size_is_known:
+            limit = await connection.server_limit()
+            self.pool.shrink(max(1, int(limit * OUR_SHARE) // self._workers))
+            self._size_is_known = True
         return connection
+
+
+@dataclass
+class _Attempt:
+    """A statement on its way; `in_doubt` from when it was sent and nobody can tell whether it was done."""
+
+    statement: Statement
+    arguments: list[Any]
+    deadline: float
+    sent: int = 0
+    sending: bool = False
+    in_doubt: bool = False
+
+    @property
+    def may_be_sent_again(self) -> bool:
+        return self.sending and self.sent == 1 and self.statement.again is not Again.OTHER
 
 
 def _time_limit(url: str, seconds: float) -> dict[str, str]:
     """Let the server itself end what nobody waits for; a pooler refuses the setting, so there it is cancelled by us."""
-    return {"statement_timeout": str(int(seconds * 1000))} if direct(url) == url else {}
+    return {TIME_LIMIT: str(int(seconds * 1000))} if direct(url) == url else {}
 
 
 def _is_transient(error: BaseException) -> bool:
     return isinstance(error, BROKEN + REFUSED) and not isinstance(error, LASTING)
+
+
+def _is_bug(error: BaseException) -> bool:
+    """Whether asyncpg refuses our arguments: a ValueError, which what a network does is not."""
+    return isinstance(error, postgres.InterfaceError) and isinstance(error, ValueError)
+
+
+def _log_failure(error: BaseException) -> None:
+    event, hint = MISTAKEN.get(type(error), ("unavailable", ""))
+    logger.error("The database cannot serve%s: %s", hint and f", {hint}", describe(error), extra={"event": event})
 
 
 def describe(error: BaseException) -> str:

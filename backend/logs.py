@@ -11,7 +11,7 @@ from contextvars import ContextVar
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 
 READABLE = "%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s request_id=%(request_id)s"
-FIELDS = "%(levelname)s %(name)s %(message)s %(request_id)s"
+FIELDS = "%(levelname)s %(name)s %(event)s %(message)s %(request_id)s"
 
 
 class UtcFormatter(logging.Formatter):
@@ -21,10 +21,11 @@ class UtcFormatter(logging.Formatter):
 
 
 class WithRequestId(logging.Filter):
-    """Adds the id of the request that is being served to each line."""
+    """Adds the id of the request that is being served to each line, and an event to those of libraries."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.request_id = request_id.get()
+        record.event = getattr(record, "event", "server" if record.name.startswith("uvicorn") else "other")
         return True
 
 
@@ -49,6 +50,7 @@ def configure(*, as_json: bool) -> None:
             "formatters": {"line": json if as_json else readable},
             "filters": {"request_id": {"()": WithRequestId}},
             "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["request_id"]}},
+            "root": {"handlers": ["stderr"], "level": "WARNING"},
             "loggers": {
                 "backend": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
                 "uvicorn": {"handlers": ["stderr"], "level": "INFO", "propagate": False},

@@ -4,7 +4,13 @@ Off unless METRICS_PORT is set. All workers write into files of one directory, w
 """
 
 import os
-from tempfile import mkdtemp
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from backend.errors import OperatorError
 
 DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 
@@ -38,17 +44,23 @@ class Prometheus(NoMetrics):
     """The counters of this process; `publish` must have been called in it, or in the one that started it."""
 
     def __init__(self) -> None:
-        from prometheus_client import Counter, Gauge, Histogram
+        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-        self._requests = Counter("todo_requests", "Requests answered.", ["method", "status"])
-        self._latency = Histogram("todo_request_seconds", "From the request's head to the answer's.", ["method"])
-        self._refusals = Counter("todo_refusals", "Requests refused with 401 or 403.", ["reason"])
-        self._statements = Counter("todo_statements", "Round trips to the database.")
-        self._retries = Counter("todo_retries", "Statements sent again after their connection broke.")
-        self._unavailable = Counter("todo_unavailable", "Requests that the database could not serve.")
-        self._connections = Gauge("todo_pool_connections", "Open connections.", multiprocess_mode="livesum")
-        self._busy = Gauge("todo_pool_busy", "Connections that run a statement.", multiprocess_mode="livesum")
-        self._key_set_age = Gauge("todo_key_set_age_seconds", "Age of the key set.", multiprocess_mode="livemax")
+        of = CollectorRegistry()
+        self._requests = Counter("todo_requests", "Requests answered.", ["method", "status"], registry=of)
+        text = "From the request's head to the answer's."
+        self._latency = Histogram("todo_request_seconds", text, ["method"], registry=of)
+        self._refusals = Counter("todo_refusals", "Requests refused with 401 or 403.", ["reason"], registry=of)
+        self._statements = Counter("todo_statements", "Round trips to the database.", registry=of)
+        self._retries = Counter("todo_retries", "Statements sent again after their connection broke.", registry=of)
+        self._unavailable = Counter("todo_unavailable", "Requests that the database could not serve.", registry=of)
+        self._connections = Gauge(
+            "todo_pool_connections", "Open connections.", registry=of, multiprocess_mode="livesum"
+        )
+        text = "Connections that run a statement."
+        self._busy = Gauge("todo_pool_busy", text, registry=of, multiprocess_mode="livesum")
+        text = "Age of the key set."
+        self._key_set_age = Gauge("todo_key_set_age_seconds", text, registry=of, multiprocess_mode="livemax")
 
     def request(self, method: str, status: int, seconds: float) -> None:
         self._requests.labels(method, status).inc()
@@ -74,12 +86,44 @@ class Prometheus(NoMetrics):
         self._key_set_age.set(seconds)
 
 
-def publish(host: str, port: int) -> None:
-    """Serve the sum of all processes at http://host:port/metrics; to be called before any of them starts."""
-    os.environ.setdefault(DIRECTORY, mkdtemp(prefix="todo-metrics-"))
-    from prometheus_client import CollectorRegistry, start_http_server
-    from prometheus_client.multiprocess import MultiProcessCollector
+@contextmanager
+def publish(host: str, port: int) -> Iterator[None]:
+    """Serve the sum of all processes at http://host:port/metrics; to be entered before any of them starts."""
+    with ExitStack() as stack:
+        if DIRECTORY not in os.environ:
+            os.environ[DIRECTORY] = stack.enter_context(TemporaryDirectory(prefix="todo-metrics-"))
+        from prometheus_client import CollectorRegistry, start_http_server
 
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    start_http_server(port, host, registry)
+        registry = CollectorRegistry()
+        registry.register(_living())
+        try:
+            server, _ = start_http_server(port, host, registry)
+        except OSError as error:
+            raise OperatorError(f"Cannot publish metrics on {host}:{port}: {error.strerror}.") from None
+        stack.callback(server.shutdown)
+        yield
+
+
+def _living() -> Any:
+    from prometheus_client import Metric
+    from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+    class Living(MultiProcessCollector):
+        """Leaves the gauges of processes that were killed out of the sum: they could not do so themselves."""
+
+        def collect(self) -> Iterator[Metric]:
+            for file in Path(os.environ[DIRECTORY]).glob("gauge_live*_*.db"):
+                pid = int(file.stem.rpartition("_")[2])
+                if not _lives(pid):
+                    mark_process_dead(pid)  # type: ignore[no-untyped-call]
+            yield from super().collect()  # type: ignore[no-untyped-call]
+
+    return Living(None)  # type: ignore[no-untyped-call]
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

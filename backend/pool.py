@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+from collections import deque
 from collections.abc import Awaitable, Callable
 
 from backend.connection import Connection
@@ -35,6 +36,7 @@ class Pool:
         self._opening = 0
         self._warming: asyncio.Task[None] | None = None
         self._withheld: list[asyncio.Task[bool]] = []
+        self._hopeful: deque[asyncio.Future[Connection]] = deque()
         self.size = size
         self.busy = 0
 
@@ -51,10 +53,7 @@ class Pool:
         else:
             await self._gate.acquire()
         try:
-            connection = self._pop()
-            if connection is None:
-                connection = await self._open(deadline)
-                self.warm()
+            connection = self._pop() or await self._open_or_wait(deadline)
         except BaseException:
             self._gate.release()
             raise
@@ -63,9 +62,15 @@ class Pool:
 
     def release(self, connection: Connection) -> None:
         self.busy -= 1
-        if connection.usable:
-            self._idle.append(connection)
+        self._take_back(connection)
         self._gate.release()
+
+    def suspect(self, since: float) -> None:
+        """Part with the idle connections that have not been heard since then: the line of another one is dead."""
+        silent = [connection for connection in self._idle if connection.heard < since]
+        self._idle = [connection for connection in self._idle if connection.heard >= since]
+        for connection in silent:
+            connection.cut()
 
     def warm(self) -> None:
         """Open what is missing in the background: at the start, and when a request has woken a sleeping database."""
@@ -94,34 +99,70 @@ class Pool:
                 return connection
         return None
 
-    async def _open(self, deadline: float) -> Connection:
-        """Connect. Nothing has been sent yet, so for every statement it may be tried again until the deadline."""
+    def _take_back(self, connection: Connection) -> None:
+        if self.open >= self.size:
+            connection.cut()
+        if not connection.usable:
+            return
+        while self._hopeful:
+            if not (waiting := self._hopeful.popleft()).done():
+                waiting.set_result(connection)
+                return
+        self._idle.append(connection)
+
+    async def _open_or_wait(self, deadline: float) -> Connection:
+        """Connect, or take what comes back meanwhile. Nothing has been sent yet, so that for every statement it may be
+        tried again until the deadline."""
         loop, pause = asyncio.get_running_loop(), FIRST_PAUSE
+        while True:
+            try:
+                connection = await self._open(deadline)
+            except Exception as error:
+                if not self._transient(error) or loop.time() + pause >= deadline:
+                    raise
+            else:
+                self.warm()
+                return connection
+            spread = random.uniform(0.5, 1)  # noqa: S311 - keeps no secret
+            if returned := await self._returned(pause * spread):
+                return returned
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    async def _returned(self, seconds: float) -> Connection | None:
+        """Return the next connection that comes back, or None after so many seconds."""
+        waiting: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
+        self._hopeful.append(waiting)
+        try:
+            await asyncio.wait([waiting], timeout=seconds)
+        except asyncio.CancelledError:
+            if waiting.done():
+                self._take_back(waiting.result())
+            waiting.cancel()
+            raise
+        if waiting.done() and waiting.result().usable:
+            return waiting.result()
+        waiting.cancel()
+        return None
+
+    async def _open(self, deadline: float) -> Connection:
         self._opening += 1
         try:
-            while True:
-                try:
-                    async with asyncio.timeout_at(deadline):
-                        return await self._connect()
-                except Exception as error:
-                    if not self._transient(error) or loop.time() + pause >= deadline:
-                        raise
-                await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads the tries, keeps no secret
-                pause = min(2 * pause, LONGEST_PAUSE)
+            async with asyncio.timeout_at(deadline):
+                return await self._connect()
         finally:
             self._opening -= 1
 
     async def _fill(self) -> None:
+        """Open one first: it tells how many there may be, and wakes the database."""
+        first = await asyncio.gather(self._add_one(), return_exceptions=True)
         missing = self.size - self.open - self._opening
-        outcomes = await asyncio.gather(*(self._add_one() for _ in range(missing)), return_exceptions=True)
-        if failures := [outcome for outcome in outcomes if outcome is not None]:
-            logger.warning("The pool could not be filled: %s: %s", type(failures[0]).__name__, failures[0])
+        others = await asyncio.gather(*(self._add_one() for _ in range(missing)), return_exceptions=True)
+        if failures := [outcome for outcome in (*first, *others) if outcome is not None]:
+            failure = f"{type(failures[0]).__name__}: {failures[0]}"
+            logger.warning("The pool could not be filled: %s", failure, extra={"event": "pool-not-filled"})
 
     async def _add_one(self) -> None:
-        await self._gate.acquire()
-        try:
+        async with self._gate:
             if self.open + self._opening < self.size:
                 deadline = asyncio.get_running_loop().time() + self._patience
-                self._idle.append(await self._open(deadline))
-        finally:
-            self._gate.release()
+                self._take_back(await self._open_or_wait(deadline))

@@ -30,6 +30,15 @@ class DrainingProtocol(HttpToolsProtocol):
             self.server_state.default_headers.append(closing)
         self.loop.call_later(LINGER_SECONDS, super().shutdown)
 
+    def eof_received(self) -> bool | None:  # type: ignore[override]  # uvicorn's never keeps the way back open
+        """Answer a client that has ended its own direction after a whole request, as RFC 9112, 9.6 lets it; TLS ends
+        both directions at once."""
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or cycle.more_body:
+            return None
+        cycle.keep_alive = False
+        return True
+
 
 class _Server(uvicorn.Server):
     """Calls back once it really listens."""
@@ -56,6 +65,20 @@ def listener(host: str, port: int) -> Iterator[socket.socket]:
             f"Cannot listen on {host}:{port}: {reason}. Is it in use? Take another with --port."
         ) from None
     with taken:
+        yield taken
+
+
+@contextmanager
+def inherited(number: int) -> Iterator[socket.socket]:
+    """Take over a listening socket, so that an old and a new instance can share one; raises OperatorError."""
+    try:
+        taken = socket.socket(fileno=number)
+        listens = taken.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError as error:
+        raise OperatorError(f"There is no socket under number {number}: {error.strerror}.") from None
+    with taken:
+        if not listens:
+            raise OperatorError(f"The socket under number {number} does not listen.")
         yield taken
 
 
