@@ -1,6 +1,7 @@
 """What is one connection to the database?"""
 
 import asyncio
+import select
 import socket
 from collections.abc import Sequence
 from typing import Any
@@ -33,13 +34,15 @@ class Connection:
         self._retired = False
         self._loop = asyncio.get_running_loop()
         self.heard = self._loop.time()
+        self._news = select.poll()
+        self._news.register(_line(raw).fileno(), select.POLLIN)
 
     @classmethod
     async def open(cls, arguments: dict[str, Any], statements: Sequence[Statement]) -> "Connection":
         """Connect and prepare; the caller sets the time limit."""
         raw = await _connected(arguments)
         try:
-            _keep_alive(raw)
+            _keep_alive(_line(raw))
             prepared = {each.name: await raw.prepare(each.sql, name=each.name) for each in statements}
             # asyncpg prepares without a Sync, and the server keeps an implicit transaction open until one comes: now()
             # would stand still at this moment, and a pooler could not share the server's connection. This query syncs.
@@ -74,6 +77,11 @@ class Connection:
         """Whether the socket is still open, as far as the operating system has told; costs no round trip."""
         return not (self._retired or self._raw.is_closed())
 
+    @property
+    def has_news(self) -> bool:
+        """Whether something has come that the event loop does not know yet: nobody asked, so it is a farewell."""
+        return bool(self._news.poll(0))
+
     def cut(self) -> None:
         self._raw.terminate()
 
@@ -94,10 +102,14 @@ async def _connected(arguments: dict[str, Any]) -> asyncpg.Connection:
     return await asyncpg.connect(**arguments)
 
 
-def _keep_alive(raw: asyncpg.Connection) -> None:
+def _line(raw: asyncpg.Connection) -> socket.socket:
     # asyncpg offers no other way to its socket.
-    line = raw._transport.get_extra_info("socket")  # type: ignore[attr-defined]  # noqa: SLF001
-    if line is not None and line.family != socket.AF_UNIX:
+    line: socket.socket = raw._transport.get_extra_info("socket")  # type: ignore[attr-defined]  # noqa: SLF001
+    return line
+
+
+def _keep_alive(line: socket.socket) -> None:
+    if line.family != socket.AF_UNIX:
         line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in KEEPALIVE.items():
             if hasattr(socket, name):  # macOS has not all of them

@@ -41,6 +41,8 @@ BROKEN = (
     postgres.CrashShutdownError,
     postgres.IdleSessionTimeoutError,
 )
+# asyncpg has noticed before it sent anything that the connection is of no use.
+UNSENT = (postgres.InterfaceError, postgres.InternalClientError)
 # The server has said that it did nothing, and may do it later.
 REFUSED = (
     postgres.CannotConnectNowError,
@@ -66,6 +68,8 @@ MISTAKEN: dict[type[BaseException], tuple[str, str]] = {
 }
 UNREACHABLE = BROKEN + REFUSED + LASTING + tuple(MISTAKEN)
 
+# Connections often break together. A statement that breaks the server itself must not do so without end.
+MOST_SENT = 3
 FAILURE_COUNTS = 10.0
 
 ALREADY_DONE: list[Any] = [{}]
@@ -113,8 +117,7 @@ class Database:
                 if _is_bug(error):
                     raise
                 self._failed_at = asyncio.get_running_loop().time()
-                attempt.in_doubt |= attempt.sending and isinstance(error, BROKEN)
-                if attempt.may_be_sent_again and isinstance(error, BROKEN) and self._failed_at < deadline:
+                if attempt.goes_on_after(error) and self._failed_at < deadline:
                     logger.warning("Sending again: %s", describe(error), extra={"event": "retry"})
                     self._metrics.retry()
                     continue
@@ -150,7 +153,8 @@ class Database:
         self._metrics.statement()
         try:
             return await connection.fetch(attempt.statement, attempt.arguments, attempt.deadline - since)
-        except TimeoutError:
+        except BROKEN:
+            # The others may be no better: rather a new connection than one that was silent all the while.
             self.pool.suspect(since)
             raise
         finally:
@@ -177,9 +181,13 @@ class _Attempt:
     sending: bool = False
     in_doubt: bool = False
 
-    @property
-    def may_be_sent_again(self) -> bool:
-        return self.sending and self.sent == 1 and self.statement.again is not Again.OTHER
+    def goes_on_after(self, error: BaseException) -> bool:
+        """Whether it may be sent again; keeps in mind what may have been done."""
+        if not self.sending or not isinstance(error, BROKEN):
+            return False
+        unsent = isinstance(error, UNSENT)
+        self.in_doubt |= not unsent
+        return self.sent < MOST_SENT and (unsent or self.statement.again is not Again.OTHER)
 
 
 def _time_limit(url: str, seconds: float) -> dict[str, str]:

@@ -5,6 +5,7 @@ import logging
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 
 from backend.connection import Connection
 
@@ -75,7 +76,8 @@ class Pool:
     def warm(self) -> None:
         """Open what is missing in the background: at the start, and when a request has woken a sleeping database."""
         if not self._warming or self._warming.done():
-            self._warming = asyncio.create_task(self._fill())
+            # A context of its own: in the log this is not the work of the request that began it.
+            self._warming = asyncio.create_task(self._fill(), context=Context())
 
     def shrink(self, size: int) -> None:
         """Hand out no more than `size` connections from now on, as those that are busy come back."""
@@ -95,8 +97,9 @@ class Pool:
 
     def _pop(self) -> Connection | None:
         while self._idle:
-            if (connection := self._idle.pop()).usable:
+            if (connection := self._idle.pop()).usable and not connection.has_news:
                 return connection
+            connection.cut()
         return None
 
     def _take_back(self, connection: Connection) -> None:
@@ -113,20 +116,21 @@ class Pool:
     async def _open_or_wait(self, deadline: float) -> Connection:
         """Connect, or take what comes back meanwhile. Nothing has been sent yet, so that for every statement it may be
         tried again until the deadline."""
-        loop, pause = asyncio.get_running_loop(), FIRST_PAUSE
-        while True:
+        loop, pause, connection = asyncio.get_running_loop(), FIRST_PAUSE, None
+        while not connection:
             try:
                 connection = await self._open(deadline)
             except Exception as error:
                 if not self._transient(error) or loop.time() + pause >= deadline:
                     raise
+                spread = random.uniform(0.5, 1)  # noqa: S311 - keeps no secret
+                connection = self._pop() or await self._returned(pause * spread)
+                pause = min(2 * pause, LONGEST_PAUSE)
             else:
                 self.warm()
-                return connection
-            spread = random.uniform(0.5, 1)  # noqa: S311 - keeps no secret
-            if returned := await self._returned(pause * spread):
-                return returned
-            pause = min(2 * pause, LONGEST_PAUSE)
+        if pause > FIRST_PAUSE:
+            logger.info("There is a connection again", extra={"event": "connected-again"})
+        return connection
 
     async def _returned(self, seconds: float) -> Connection | None:
         """Return the next connection that comes back, or None after so many seconds."""

@@ -1,0 +1,38 @@
+"""The servers that the faults befall, and which of the faults take too long for every day."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from faults import report
+from relay import Relay
+from servers import Postgres, debian_postgres
+
+from backend.migrate import upgrade
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if os.environ.get("FAULTS") != "1":
+        long = [item for item in items if item.get_closest_marker("long")]
+        items[:] = [item for item in items if item not in long]
+        config.hook.pytest_deselected(items=long)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    """Debian's PostgreSQL as it comes: nothing is switched off that keeps what was written."""
+    with debian_postgres(max_connections="60") as server:
+        upgrade(server.url())
+        yield server
+
+
+@pytest.fixture
+def relay(server: Postgres) -> Iterator[Relay]:
+    with Relay(("127.0.0.1", server.port)).running() as relay:
+        yield relay
+
+
+@pytest.fixture(scope="session", autouse=True)
+def published() -> Iterator[None]:
+    yield
+    report.publish()
