@@ -160,6 +160,15 @@ class Postgres:
             command += ["-c", statement]
         return subprocess.check_output(command, text=True).strip()
 
+    @contextmanager
+    def locked(self, seconds: float) -> Iterator[None]:
+        """Keep everybody else from the table for so long."""
+        held = f"BEGIN; LOCK TABLE task; SELECT pg_sleep({seconds}); COMMIT"
+        query = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted"
+        with subprocess.Popen([program("psql"), "-XqAt", self.url(), "-c", held], stdout=subprocess.DEVNULL):
+            until(lambda: self.ask(query) != "0", "the table is not locked")
+            yield
+
 
 @contextmanager
 def debian_postgres(**settings: str) -> Iterator[Postgres]:
