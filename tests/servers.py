@@ -184,7 +184,7 @@ def debian_postgres(**settings: str) -> Iterator[Postgres]:
 @contextmanager
 def pgbouncer(home: Path, target_port: int, **settings: str) -> Iterator[int]:
     """Run PgBouncer in transaction mode with TLS, in front of the server at this port; yields its own port."""
-    port = free_port()
+    port = int(settings.get("listen_port", free_port()))
     lines = {
         "listen_addr": "127.0.0.1", "listen_port": str(port), "unix_socket_dir": "", "auth_type": "any",
         "pool_mode": "transaction", "default_pool_size": "4", "max_client_conn": "200",

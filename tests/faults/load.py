@@ -120,18 +120,26 @@ class Client:
             await asyncio.sleep(pause * self._random.random())
         self._line.close()
 
-    async def verify(self) -> None:
-        """Look what there is when everything is well again, and compare."""
-        status, listed = await self._line.call("GET", self._path)
+    async def verify(self, address: tuple[str, int] | None = None) -> None:
+        """Look what there is when everything is well again, perhaps through another process, and compare."""
+        line = Line(address, signed(self.user)) if address else self._line
+        status, listed = await line.call("GET", self._path)
+        line.close()
         assert status == 200, listed
-        self._line.close()
         found = {task["id"]: task for task in listed}
         for task_id, known in self.tasks.items():
             if task := found.pop(task_id, None):
                 self._compare(known, task)
             elif not known.gone:
                 self._tally.accuse("lost", f"task {task_id}")
-        titles = Counter(task["title"] for task in listed)
+        self._explain(found)
+        titles = Counter(task["title"] for task in listed if task["title"].startswith("new"))
+        for title, count in titles.items():
+            if count > 1:
+                self._tally.accuse("duplicate", f"{count} of {title}")
+
+    def _explain(self, found: dict[int, Any]) -> None:
+        """Say how tasks can be there that no answer has named."""
         for task_id, task in found.items():
             if task_id in self.deleted:
                 self._tally.accuse("lost", f"the deletion of task {task_id}")
@@ -139,9 +147,6 @@ class Client:
                 self._tally.accuse("denied", f"a task of which was said that it is not there: {task}")
             elif task["title"] not in self.perhaps_created:
                 self._tally.accuse("unexplained", str(task))
-        for title, count in titles.items():
-            if title.startswith("new") and count > 1:
-                self._tally.accuse("duplicate", f"{count} of {title}")
 
     async def _call(self, method: str, path: str, body: object = None, key: str | None = None) -> tuple[int, Any]:
         """Return status and answer, (0, None) where none came."""
@@ -289,11 +294,11 @@ class Load:
         if self._failure:
             raise self._failure
 
-    def verify(self) -> Tally:
+    def verify(self, address: tuple[str, int] | None = None) -> Tally:
         """Compare what is there with what the clients were told; returns the counts."""
 
         async def verify() -> None:
-            await asyncio.gather(*(client.verify() for client in self._clients))
+            await asyncio.gather(*(client.verify(address) for client in self._clients))
 
         asyncio.run(verify())
         return self.tally
