@@ -124,7 +124,13 @@ def _lifespan(settings: Settings, metrics: NoMetrics) -> Callable[[FastAPI], Abs
             metrics=metrics,
         )
         source = HttpSource(settings.key_set_url)
-        key_set = KeySet(source)
+
+        async def fetch() -> bytes | None:
+            body = await source()
+            metrics.key_set_fetched()
+            return body
+
+        key_set = KeySet(fetch)
         database.open()
         yield {"database": database, "verifier": token_verifier(settings, key_set)}
         await key_set.close()

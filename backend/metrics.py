@@ -36,8 +36,8 @@ class NoMetrics:
     def pool(self, busy: int, connections: int) -> None:
         """Tell how many connections there are, and how many of them are busy."""
 
-    def key_set_age(self, seconds: float) -> None:
-        """Tell how old the key set is that a token was verified with."""
+    def key_set_fetched(self) -> None:
+        """Tell that Better Auth has just answered with its key set."""
 
 
 class Prometheus(NoMetrics):
@@ -59,8 +59,8 @@ class Prometheus(NoMetrics):
         )
         text = "Connections that run a statement."
         self._busy = Gauge("todo_pool_busy", text, registry=of, multiprocess_mode="livesum")
-        text = "Age of the key set."
-        self._key_set_age = Gauge("todo_key_set_age_seconds", text, registry=of, multiprocess_mode="livemax")
+        text = "Unix time at which each process last got the key set; 0 is never."
+        self._key_set = Gauge("todo_key_set_fetched_seconds", text, registry=of, multiprocess_mode="liveall")
 
     def request(self, method: str, status: int, seconds: float) -> None:
         self._requests.labels(method, status).inc()
@@ -82,8 +82,8 @@ class Prometheus(NoMetrics):
         self._busy.set(busy)
         self._connections.set(connections)
 
-    def key_set_age(self, seconds: float) -> None:
-        self._key_set_age.set(seconds)
+    def key_set_fetched(self) -> None:
+        self._key_set.set_to_current_time()
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Self
+from urllib.parse import parse_qs, urlsplit
 
 Target = tuple[str, int] | str
 
@@ -189,3 +190,11 @@ class Relay:
                 server.transport.abort()
         finally:
             client.transport.abort()
+
+
+@contextmanager
+def relayed(url: str) -> Iterator[tuple[Relay, str]]:
+    """Put a relay in front of the embedded server, which listens on a Unix socket; yields it and the URL through it."""
+    parts = urlsplit(url)
+    with Relay(f"{parse_qs(parts.query)['host'][0]}/.s.PGSQL.5432").running() as relay:
+        yield relay, f"postgresql://app@127.0.0.1:{relay.port}{parts.path}?sslmode=disable"

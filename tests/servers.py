@@ -243,7 +243,12 @@ class Application:
 
 @contextmanager
 def application(
-    database_url: str, *arguments: str, listener: socket.socket | None = None, processes: int = 1, **variables: str
+    database_url: str,
+    *arguments: str,
+    listener: socket.socket | None = None,
+    processes: int = 1,
+    program: tuple[str, ...] = ("-m", "backend"),
+    **variables: str,
 ) -> Iterator[Application]:
     """Serve in production on an inherited socket, or on one made for it; killed at the end if it still lives."""
     with ExitStack() as stack:
@@ -256,7 +261,7 @@ def application(
             "PYTHONPATH": str(ROOT), **variables,
         }  # fmt: skip
         log = home / "application.log"
-        command = [sys.executable, "-m", "backend", "serve", "--fd", str(listener.fileno()), *arguments]
+        command = [sys.executable, *program, "serve", "--fd", str(listener.fileno()), *arguments]
         with log.open("ab") as output:
             process = _start(command, environment, listener, output)
         running = Application(process, log, listener.getsockname()[:2])

@@ -1,6 +1,5 @@
-"""The servers that the faults befall, and which of the faults take too long for every day."""
+"""The servers that the faults befall."""
 
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -9,13 +8,6 @@ from relay import Relay
 from servers import Postgres, debian_postgres
 
 from backend.migrate import upgrade
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if os.environ.get("FAULTS") != "1":
-        long = [item for item in items if item.get_closest_marker("long")]
-        items[:] = [item for item in items if item not in long]
-        config.hook.pytest_deselected(items=long)
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,12 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 import httpx
 import pytest
 from people import ORIGIN, SECRET, User
-from relay import Relay
+from relay import Relay, relayed
 from running import serving
 from servers import Postgres, debian_postgres, until
 
@@ -40,10 +39,8 @@ def line(request: pytest.FixtureRequest, database_url: str) -> Iterator[tuple[Re
         with Relay(("127.0.0.1", server.port)).running() as relay:
             yield relay, server.url(relay.port)
     else:
-        parts = urlsplit(database_url)
-        target = f"{parse_qs(parts.query)['host'][0]}/.s.PGSQL.5432"
-        with Relay(target).running() as relay:
-            yield relay, f"postgresql://app@127.0.0.1:{relay.port}{parts.path}?sslmode=disable"
+        with relayed(database_url) as line:
+            yield line
 
 
 def settings(url: str, **others: object) -> Settings:
