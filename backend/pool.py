@@ -6,6 +6,7 @@ import random
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextvars import Context
+from weakref import WeakSet
 
 from backend.connection import Connection
 
@@ -34,6 +35,7 @@ class Pool:
         self._patience = patience
         self._gate = asyncio.Semaphore(size)
         self._idle: list[Connection] = []
+        self._living: WeakSet[Connection] = WeakSet()  # retired ones included, which are cut later
         self._opening = 0
         self._warming: asyncio.Task[None] | None = None
         self._withheld: list[asyncio.Task[bool]] = []
@@ -89,8 +91,8 @@ class Pool:
         for task in pending:
             task.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
-        while self._idle:
-            self._idle.pop().cut()
+        for connection in list(self._living):
+            connection.cut()
 
     async def _withhold(self) -> bool:
         return await self._gate.acquire()
@@ -152,7 +154,8 @@ class Pool:
         self._opening += 1
         try:
             async with asyncio.timeout_at(deadline):
-                return await self._connect()
+                self._living.add(connection := await self._connect())
+                return connection
         finally:
             self._opening -= 1
 
