@@ -73,7 +73,12 @@ def test_busy_connections_that_are_killed_cost_toggles_alone(app: Application, s
 
 
 @pytest.mark.parametrize(
-    ("name", "way"), [("restart, fast", signal.SIGINT), ("restart, immediate", signal.SIGQUIT), ("kill -9", None)]
+    ("name", "way"),
+    [
+        ("restart, fast", signal.SIGINT),
+        pytest.param("restart, immediate", signal.SIGQUIT, marks=pytest.mark.long),
+        ("kill -9", None),
+    ],
 )
 def test_a_restart_costs_toggles_alone(
     app: Application, server: Postgres, name: str, way: signal.Signals | None
@@ -113,12 +118,14 @@ def test_connections_that_are_reset_cost_toggles_alone(app: Application, relay: 
     assert set(outcome.tally.failures) <= ONLY_TOGGLES
 
 
+@pytest.mark.long
 def test_connections_that_are_half_closed_cost_toggles_alone(app: Application, relay: Relay) -> None:
     outcome = befall("connections half-closed", app, relay.half_close)
 
     assert set(outcome.tally.failures) <= ONLY_TOGGLES
 
 
+@pytest.mark.long
 def test_a_slow_database_is_waited_for(app: Application, relay: Relay) -> None:
     def slow() -> None:
         relay.delay, relay.bytes_per_second = 0.3, 20_000
@@ -130,6 +137,7 @@ def test_a_slow_database_is_waited_for(app: Application, relay: Relay) -> None:
     assert outcome.tally.failures == {}
 
 
+@pytest.mark.long
 def test_a_stalled_database_is_waited_for(app: Application, relay: Relay) -> None:
     def stall() -> None:
         relay.frozen = True
@@ -154,6 +162,7 @@ def test_a_black_hole_is_left_at_the_deadline(impatient: Application, second_rel
     assert outcome.row.slowest < 2 * DEADLINE  # a plain asyncio.timeout came back after six times the deadline
 
 
+@pytest.mark.long
 def test_connections_that_a_router_forgot_are_found_out_together(impatient: Application, second_relay: Relay) -> None:
     name = "idle connections forgotten by a router"
     outcome = befall(name, impatient, second_relay.lose, clients=2, calm=2 * DEADLINE)
@@ -161,6 +170,7 @@ def test_connections_that_a_router_forgot_are_found_out_together(impatient: Appl
     assert outcome.tally.failed <= 2 * 2  # not one deadline for each of the pool's connections
 
 
+@pytest.mark.long
 def test_a_locked_table_is_waited_for_until_the_deadline(impatient: Application, server: Postgres) -> None:
     def lock(seconds: float) -> None:
         server.ask(f"BEGIN; LOCK TABLE task; SELECT pg_sleep({seconds}); COMMIT")
@@ -187,6 +197,7 @@ def test_a_read_only_database_still_reads_and_says_that_nothing_was_changed(app:
     assert set(outcome.tally.failures) <= {"POST 503", "PUT 503", "PATCH 503", "DELETE 503"}
 
 
+@pytest.mark.long
 def test_a_full_disk_still_reads_and_says_that_nothing_was_changed(server: Postgres) -> None:
     names = [each.name.encode() for each in statements.ALL if not each.reads]
     full = error_response("53100", "could not extend file: No space left on device")
@@ -206,6 +217,7 @@ def test_a_full_disk_still_reads_and_says_that_nothing_was_changed(server: Postg
     assert set(outcome.tally.failures) <= {"POST 503", "PUT 503", "PATCH 503", "DELETE 503"}
 
 
+@pytest.mark.long
 def test_a_server_with_few_connections_keeps_some_for_others() -> None:
     with debian_postgres(max_connections="8", fsync="off") as server:
         upgrade(server.url())
@@ -217,6 +229,7 @@ def test_a_server_with_few_connections_keeps_some_for_others() -> None:
     assert int(ours) <= 2  # of five, three quarters, for two workers
 
 
+@pytest.mark.long
 def test_where_others_took_the_connections_the_rest_is_shared() -> None:
     with debian_postgres(max_connections="8", fsync="off") as server:
         upgrade(server.url())

@@ -56,6 +56,7 @@ def test_a_rolling_restart_fails_no_request(server: Postgres, listener: socket.s
     assert outcome.tally.failures == {}
 
 
+@pytest.mark.long
 def test_sigterm_finishes_what_is_under_way(server: Postgres, listener: socket.socket) -> None:
     with ExitStack() as stack:
         old = stack.enter_context(application(server.url(), listener=listener))
@@ -86,6 +87,7 @@ def test_sigterm_lets_a_slow_statement_end(server: Postgres, listener: socket.so
         assert app.process.wait(GUARD) == 0
 
 
+@pytest.mark.long
 def test_a_start_without_a_database_serves_503_and_recovers() -> None:
     with debian_postgres(fsync="off") as late:
         upgrade(late.url())

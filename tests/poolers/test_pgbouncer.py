@@ -54,6 +54,7 @@ def test_all_six_endpoints_work_without_prepared_statements(server: Postgres, po
     assert deleted == [204, 404]
 
 
+@pytest.mark.long
 def test_a_session_setting_that_the_pooler_refuses_is_done_without(server: Postgres, pooler: int) -> None:
     """PgBouncer says "unsupported startup parameter"; the deadline then ends statements, and the server hears of it."""
     with application(server.url(pooler), DATABASE_PREPARED_STATEMENTS=SET_UP, REQUEST_DEADLINE="1") as app:
@@ -68,7 +69,9 @@ def test_a_session_setting_that_the_pooler_refuses_is_done_without(server: Postg
     assert still_locked
 
 
-@pytest.mark.parametrize("prepared", [SET_UP, FORGOTTEN], ids=["set up", "forgotten"])
+@pytest.mark.parametrize(
+    "prepared", [pytest.param(SET_UP, marks=pytest.mark.long), FORGOTTEN], ids=["set up", "forgotten"]
+)
 def test_two_processes_never_run_each_others_statements(server: Postgres, pooler: int, prepared: str) -> None:
     """Where the setting is forgotten, statements may fail, but a toggle never becomes somebody's DELETE."""
     with (
@@ -77,7 +80,7 @@ def test_two_processes_never_run_each_others_statements(server: Postgres, pooler
     ):
         loads = [Load(app.address, 5, 0) for app in (one, two)]
         with loads[0].running(), loads[1].running():
-            until(lambda: sum(load.tally.requests for load in loads) > 600, "no answers")
+            until(lambda: sum(load.tally.requests for load in loads) > 400, "no answers")
         hints = one.log().count("set DATABASE_PREPARED_STATEMENTS=false")
 
     with application(server.url()) as app:
@@ -116,6 +119,7 @@ def test_a_certificate_that_does_not_verify_is_refused_and_named(server: Postgre
     assert (server.home / "pgbouncer.log").read_text().count("login attempt") == seen
 
 
+@pytest.mark.long
 def test_a_pooler_that_restarts_is_waited_for(server: Postgres) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
