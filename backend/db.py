@@ -114,8 +114,6 @@ class Database:
             try:
                 rows = await self._try(attempt)
             except UNREACHABLE as error:
-                if _is_bug(error):
-                    raise
                 self._failed_at = asyncio.get_running_loop().time()
                 if attempt.goes_on_after(error) and self._failed_at < deadline:
                     logger.warning("Sending again: %s", describe(error), extra={"event": "retry"})
@@ -197,11 +195,6 @@ def _time_limit(url: str, seconds: float) -> dict[str, str]:
 
 def _is_transient(error: BaseException) -> bool:
     return isinstance(error, BROKEN + REFUSED) and not isinstance(error, LASTING)
-
-
-def _is_bug(error: BaseException) -> bool:
-    """Whether asyncpg refuses our arguments: a ValueError, which what a network does is not."""
-    return isinstance(error, postgres.InterfaceError) and isinstance(error, ValueError)
 
 
 def _log_failure(error: BaseException) -> None:

@@ -29,6 +29,7 @@ class _Line:
         self.relay, self.client, self.server = relay, client, server
         self.lost = False
         self.asked = False
+        self.doomed = False
 
     async def pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, to_server: bool) -> None:
         queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
@@ -51,6 +52,7 @@ class _Line:
         relay.bytes += len(data)
         if to_server:
             self.asked = True
+            self.doomed = bool(relay.lose_answer and relay.lose_answer(data))
             if relay.refuse and (refusal := relay.refuse(data)):
                 relay.refused += 1
                 self.client.write(refusal)
@@ -58,6 +60,10 @@ class _Line:
         elif self.asked:
             relay.turns += 1
             self.asked = False
+        if self.doomed and not to_server:
+            relay.refused += 1
+            self.reset()
+            return b"-"
         return data
 
     async def _deliver(self, queue: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter) -> None:
@@ -91,7 +97,9 @@ class Relay:
     """Passes bytes on from a TCP port of its own, in a thread of its own.
 
     `turns` counts round trips: something from the client followed by something from the server. `delay` is in seconds
-    each way. While `hole` is set nothing new gets through; `lose` makes the present connections dumb for good.
+    each way. While `hole` is set nothing new gets through; `lose` makes the present connections dumb for good. `refuse`
+    may answer in the server's place, and `lose_answer` lets the server do it and breaks the line instead of telling;
+    `refused` counts both.
     """
 
     def __init__(self, target: Target) -> None:
@@ -102,6 +110,7 @@ class Relay:
         self.frozen = False
         self.hole = False
         self.refuse: Callable[[bytes], bytes | None] | None = None
+        self.lose_answer: Callable[[bytes], bool] | None = None
         self.port = 0
         self._lines: set[_Line] = set()
         self._loop = asyncio.new_event_loop()
