@@ -37,6 +37,9 @@ test: setup better-auth ## everything that must hold: style, types, imports, tes
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
+faults: setup ## every fault against real servers, under load; UPDATE_DOCS=1 writes docs/reliability.md
+	FAULTS=1 $(BIN)/pytest -s tests/faults tests/poolers tests/round_trips tests/test_idempotency.py
+
 format: setup ## put the code into its form
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
@@ -47,4 +50,4 @@ lock: setup ## resolve the dependencies again
 	$(BIN)/python -m uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
 		--no-emit-find-links --upgrade --quiet pyproject.toml --extra dev --output-file requirements-dev.txt
 
-.PHONY: help setup better-auth run test format lock
+.PHONY: help setup better-auth run test faults format lock

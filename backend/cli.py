@@ -17,6 +17,7 @@ import typer
 
 from backend import logs, server
 from backend.errors import OperatorError
+from backend.metrics import publish
 from backend.settings import ENV_FILE, Settings, load_settings
 
 DATA = Path(__file__).resolve().parent.parent / ".data" / "postgres"
@@ -49,7 +50,7 @@ def dev(
 
     with ExitStack() as stack:
         listener = stack.enter_context(server.listener("127.0.0.1", port))
-        logs.configure()
+        logs.configure(as_json=False)
         logging.getLogger("uvicorn").setLevel(logging.WARNING)
         progress = _Progress()
         stack.callback(progress.stop)
@@ -65,7 +66,7 @@ def dev(
         progress.show("Migrating the database")
         upgrade(url)
         progress.show("Loading the application")
-        os.environ |= {"ENVIRONMENT": "development", "NEON_DATABASE_URL": url, "API_DOCS": "true"}
+        os.environ |= {"ENVIRONMENT": "development", "NEON_DATABASE_URL": url, "API_DOCS": "true", "LOG_FORMAT": "text"}
 
         def listening() -> None:
             progress.stop()
@@ -79,6 +80,9 @@ def serve(
     *,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every interface.")] = "127.0.0.1",
     port: Port = 8000,
+    fd: Annotated[
+        int | None, typer.Option(min=3, help="Serve on the listening socket that is inherited under this number.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that share the port.")] = 1,
 ) -> None:
     """Serve in production; BETTER_AUTH_SECRET, BETTER_AUTH_URL and NEON_DATABASE_URL must be set.
@@ -88,8 +92,12 @@ def serve(
     os.environ["ENVIRONMENT"] = "production"
     settings = load_settings()
     proxies = list(settings.trusted_proxies)
-    logs.configure()
-    with server.listener(host, port) as listener:
+    os.environ["WORKERS"] = str(workers)
+    logs.configure(as_json=settings.log_format == "json")
+    with ExitStack() as stack:
+        listener = stack.enter_context(server.listener(host, port) if fd is None else server.inherited(fd))
+        if settings.metrics_port:
+            stack.enter_context(publish(host, settings.metrics_port))
         server.run(listener, lambda: None, workers=workers, proxy_headers=bool(proxies), forwarded_allow_ips=proxies)
 
 

@@ -1,172 +1,211 @@
 """How is a statement run?
 
-On a connection of a small first-come-first-served pool, prepared beforehand, in one round trip, before a deadline.
+On a connection of the pool, in one round trip, before a deadline; once more if the connection breaks and it is safe.
 """
 
 import asyncio
 import logging
+import math
+import ssl
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import asyncpg
+from asyncpg import Record
 from asyncpg import exceptions as postgres
-from asyncpg.prepared_stmt import PreparedStatement
 
-from backend.database_url import connect_arguments
-from backend.errors import Unavailable
-from backend.statements import Statement
-
-APPLICATION_NAME = "todo-backend"
-SYNC = "SELECT 1"
+from backend.connection import APPLICATION_NAME, TIME_LIMIT, Connection
+from backend.database_url import connect_arguments, direct
+from backend.errors import OutcomeUnknown, Unavailable
+from backend.metrics import NoMetrics
+from backend.pool import Pool
+from backend.statements import Again, Statement
 
 logger = logging.getLogger(__name__)
 
-# asyncpg lets OSError, TimeoutError and InternalClientError through as they are.
-UNREACHABLE = (
+DEFAULT_POOL_SIZE = 10
+# Better Auth, migrations and other services need some of the server's connections, too.
+OUR_SHARE = 0.75
+
+BEHIND = "the schema is missing or behind: run `python -m backend migrate`"
+POOLER = "a pooler mixes prepared statements up: set DATABASE_PREPARED_STATEMENTS=false"
+
+# The line broke, or nobody answered: what was sent may have been done. asyncpg lets the first four through as they are.
+BROKEN = (
     OSError,
     TimeoutError,
     postgres.InterfaceError,
     postgres.InternalClientError,
     postgres.PostgresConnectionError,  # class 08
-    postgres.InvalidAuthorizationSpecificationError,  # 28, wrong credentials included
-    postgres.InvalidCatalogNameError,  # 3D000
-    postgres.ReadOnlySQLTransactionError,  # 25006
-    postgres.InsufficientPrivilegeError,  # 42501
-    postgres.InsufficientResourcesError,  # 53: too many connections, disk full
-    postgres.OperatorInterventionError,  # 57: shutdown, cannot connect now, cancelled
-    postgres.PostgresSystemError,  # 58
-)
-# What was prepared on the connection does not hold any more: after a change of the schema, or behind a pooler that
-# shares server connections without knowing of prepared statements.
-_UNPREPARED = (
+    postgres.AdminShutdownError,
+    postgres.CrashShutdownError,
+    postgres.IdleSessionTimeoutError,
     postgres.InvalidCachedStatementError,
-    postgres.InvalidSQLStatementNameError,
-    postgres.DuplicatePreparedStatementError,
 )
-_SCHEMA_BEHIND = (postgres.UndefinedTableError, postgres.UndefinedColumnError)
+# asyncpg or the server has noticed before anything was done that the connection is of no use.
+UNSENT = (postgres.InterfaceError, postgres.InternalClientError, postgres.InvalidCachedStatementError)
+# The server has said that it did nothing, and may do it later.
+REFUSED = (
+    postgres.CannotConnectNowError,
+    postgres.InsufficientResourcesError,  # class 53: too many connections, disk full
+    postgres.OperatorInterventionError,  # class 57: cancelled
+    postgres.ReadOnlySQLTransactionError,
+    postgres.PostgresSystemError,  # class 58
+)
+# The server, or the library for TLS, has said that it does nothing until somebody changes something. Other errors of
+# TLS are a line that broke during the handshake.
+LASTING = (
+    ssl.SSLCertVerificationError,
+    postgres.InvalidAuthorizationSpecificationError,  # class 28
+    postgres.InvalidCatalogNameError,
+    postgres.InsufficientPrivilegeError,
+)
+# Whatever is tried, the same comes back until somebody follows the hint.
+MISTAKEN: dict[type[BaseException], tuple[str, str]] = {
+    postgres.UndefinedTableError: ("schema-behind", BEHIND),
+    postgres.UndefinedColumnError: ("schema-behind", BEHIND),
+    postgres.DuplicatePreparedStatementError: ("prepared-statements", POOLER),
+    postgres.InvalidSQLStatementNameError: ("prepared-statements", POOLER),
+}
+UNREACHABLE = BROKEN + REFUSED + LASTING + tuple(MISTAKEN)
 
+# Connections often break together. A statement that breaks the server itself must not do so without end.
+MOST_SENT = 3
+FAILURE_COUNTS = 10.0
 
-class Connection:
-    """An asyncpg connection on which every statement is prepared under the statement's own name."""
-
-    def __init__(self, raw: asyncpg.Connection, prepared: dict[str, PreparedStatement]) -> None:
-        self._raw = raw
-        self._prepared = prepared
-
-    @classmethod
-    async def open(cls, arguments: dict[str, Any], statements: Sequence[Statement]) -> "Connection":
-        raw = await asyncpg.connect(**arguments)
-        try:
-            prepared = {each.name: await raw.prepare(each.sql, name=each.name) for each in statements}
-            # asyncpg prepares without a Sync, and the server keeps an implicit transaction open until one comes: now()
-            # would stand still at this moment, and a pooler could not share the server's connection.
-            await raw.execute(SYNC)
-            return cls(raw, prepared)
-        except BaseException:
-            raw.terminate()
-            raise
-
-    async def fetch(self, statement: Statement, arguments: list[Any], deadline: float) -> list[asyncpg.Record]:
-        """Run the statement; a connection that is still busy at `deadline`, a time of the event loop, is cut.
-
-        A timeout around the await would wait for a cancellation that the server may never confirm.
-        """
-        alarm = asyncio.get_running_loop().call_at(deadline, self.cut)
-        try:
-            if prepared := self._prepared.get(statement.name):
-                return await prepared.fetch(*arguments)
-            return await self._raw.fetch(statement.sql, *arguments)
-        except (asyncio.CancelledError, *_UNPREPARED):
-            self.cut()
-            raise
-        finally:
-            alarm.cancel()
-
-    @property
-    def usable(self) -> bool:
-        """Whether the socket is still open as far as the operating system has told; costs no round trip."""
-        return not self._raw.is_closed()
-
-    def cut(self) -> None:
-        self._raw.terminate()
+ALREADY_DONE: list[Any] = [{}]
 
 
 class Database:
-    """The pool. `size` connections at most, waiting requests served in the order in which they came."""
+    """Runs statements; its users know nothing of connections, retries and the driver.
 
-    def __init__(self, url: str, statements: Sequence[Statement], *, size: int, deadline: float, prepare: bool) -> None:
+    `pool_size` None takes ten, or less where the server grants less; `workers` is how many processes share it.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        statements: Sequence[Statement],
+        *,
+        pool_size: int | None = None,
+        workers: int = 1,
+        deadline: float,
+        prepare: bool = True,
+        metrics: NoMetrics,
+    ) -> None:
         self._arguments = {"timeout": deadline, "statement_cache_size": 0} | connect_arguments(url)
-        self._arguments["server_settings"] = {"application_name": APPLICATION_NAME}
+        self._arguments["server_settings"] = {"application_name": APPLICATION_NAME} | _time_limit(url, deadline)
         self._statements = statements if prepare else ()
-        self._patience = deadline
-        self._size = size
-        self._gate = asyncio.Semaphore(size)
-        self._idle: list[Connection] = []
-        self._warming: asyncio.Task[None] | None = None
+        self._deadline = deadline
+        self._workers = workers
+        self._metrics = metrics
+        self._size_is_known = pool_size is not None
+        self.pool = Pool(self._connect, size=pool_size or DEFAULT_POOL_SIZE, patience=deadline, transient=_is_transient)
+        self._failed_at = -math.inf
 
-    async def fetch(self, statement: Statement, **values: object) -> list[asyncpg.Record]:
-        """Return the rows of one statement; raise Unavailable when the database cannot answer before the deadline."""
-        deadline = asyncio.get_running_loop().time() + self._patience
-        try:
-            connection = await self._acquire(deadline)
+    async def fetch(self, statement: Statement, **values: object) -> list[Record]:
+        """Return the rows of one statement; one empty row where a second try found the work done.
+
+        Raises Unavailable when the database cannot serve before the deadline and has done nothing, and OutcomeUnknown
+        when it may have.
+        """
+        deadline = asyncio.get_running_loop().time() + self._deadline
+        attempt = _Attempt(statement, statement.arguments(values), deadline)
+        while True:
             try:
-                return await connection.fetch(statement, statement.arguments(values), deadline)
-            finally:
-                self._release(connection)
-        except _SCHEMA_BEHIND as error:
-            logger.error("The database schema is missing or behind: run `python -m backend migrate`. (%s)", error)
-            raise Unavailable("schema") from error
-        except (*UNREACHABLE, *_UNPREPARED) as error:
-            logger.error("The database cannot serve: %s", describe(error))
-            raise Unavailable("database") from error
-        except postgres.PostgresError as error:
-            error.detail = None  # It quotes the row, which is the client's text and nothing for the log.
-            raise
+                rows = await self._try(attempt)
+            except UNREACHABLE as error:
+                self._failed_at = asyncio.get_running_loop().time()
+                if attempt.goes_on_after(error) and self._failed_at < deadline:
+                    logger.warning("Sending again: %s", describe(error), extra={"event": "retry"})
+                    self._metrics.retry()
+                    continue
+                self._metrics.unavailable()
+                _log_failure(error)
+                if attempt.in_doubt and not statement.reads:
+                    raise OutcomeUnknown("database", try_again=statement.client_again) from error
+                raise Unavailable("database") from error
+            except postgres.PostgresError as error:
+                error.detail = None  # It quotes the row, which is the client's text and nothing for the log.
+                raise
+            self._failed_at = -math.inf
+            return rows or (ALREADY_DONE if attempt.in_doubt and statement.again is Again.GONE else rows)
 
-    def start_warming(self) -> None:
-        """Open the whole pool in the background, so that neither the start nor a request waits for it."""
-        self._warming = asyncio.create_task(self._warm())
+    @property
+    def ready(self) -> bool:
+        """Whether the last statement was answered, or none has failed lately; asks nobody.
+
+        An old failure counts no more: without requests nobody would ever find out that the database is back.
+        """
+        return asyncio.get_running_loop().time() - self._failed_at > FAILURE_COUNTS
+
+    def open(self) -> None:
+        """Fill the pool in the background; the database need not be there yet."""
+        self.pool.warm()
 
     async def close(self) -> None:
-        if self._warming:
-            self._warming.cancel()
-            await asyncio.wait([self._warming])
-        while self._idle:
-            self._idle.pop().cut()
+        await self.pool.close()
 
-    async def _warm(self) -> None:
-        deadline = asyncio.get_running_loop().time() + self._patience
-
-        async def open_one() -> None:
-            self._release(await self._acquire(deadline))
-
-        # All of them have passed the gate before the first is there, so that none meets another's idle connection.
-        outcomes = await asyncio.gather(*(open_one() for _ in range(self._size)), return_exceptions=True)
-        if failures := [outcome for outcome in outcomes if outcome is not None]:
-            logger.warning("The database is not there yet: %s", describe(failures[0]))
-
-    async def _acquire(self, deadline: float) -> Connection:
-        if self._gate.locked():
-            async with asyncio.timeout_at(deadline):
-                await self._gate.acquire()
-        else:
-            await self._gate.acquire()
+    async def _try(self, attempt: "_Attempt") -> list[Record]:
+        """Send the statement once; `attempt.sending` tells how far it came."""
+        loop = asyncio.get_running_loop()
+        attempt.sending = False
+        connection = await self.pool.acquire(attempt.deadline)
+        attempt.sending, attempt.sent, since = True, attempt.sent + 1, loop.time()
+        self._metrics.statement()
         try:
-            while self._idle:
-                if (connection := self._idle.pop()).usable:
-                    return connection
-            async with asyncio.timeout_at(deadline):
-                return await Connection.open(self._arguments, self._statements)
-        except BaseException:
-            self._gate.release()
+            return await connection.fetch(attempt.statement, attempt.arguments, attempt.deadline - since)
+        except BROKEN:
+            # The others may be no better: rather a new connection than one that was silent all the while.
+            self.pool.suspect(since)
             raise
+        finally:
+            self.pool.release(connection)
+            self._metrics.pool(self.pool.busy, self.pool.open)
 
-    def _release(self, connection: Connection) -> None:
-        if connection.usable:
-            self._idle.append(connection)
-        self._gate.release()
+    async def _connect(self) -> Connection:
+        connection = await Connection.open(self._arguments, self._statements)
+        if not self._size_is_known:
+            limit = await connection.server_limit()
+            self.pool.shrink(max(1, int(limit * OUR_SHARE) // self._workers))
+            self._size_is_known = True
+        return connection
+
+
+@dataclass
+class _Attempt:
+    """A statement on its way; `in_doubt` from when it was sent and nobody can tell whether it was done."""
+
+    statement: Statement
+    arguments: list[Any]
+    deadline: float
+    sent: int = 0
+    sending: bool = False
+    in_doubt: bool = False
+
+    def goes_on_after(self, error: BaseException) -> bool:
+        """Whether it may be sent again; keeps in mind what may have been done."""
+        if not self.sending or not isinstance(error, BROKEN):
+            return False
+        unsent = isinstance(error, UNSENT)
+        self.in_doubt |= not unsent
+        return self.sent < MOST_SENT and (unsent or self.statement.again is not Again.OTHER)
+
+
+def _time_limit(url: str, seconds: float) -> dict[str, str]:
+    """Let the server itself end what nobody waits for; a pooler refuses the setting, so there it is cancelled by us."""
+    return {TIME_LIMIT: str(int(seconds * 1000))} if direct(url) == url else {}
+
+
+def _is_transient(error: BaseException) -> bool:
+    return isinstance(error, BROKEN + REFUSED) and not isinstance(error, LASTING)
+
+
+def _log_failure(error: BaseException) -> None:
+    event, hint = MISTAKEN.get(type(error), ("unavailable", ""))
+    logger.error("The database cannot serve%s: %s", hint and f", {hint}", describe(error), extra={"event": event})
 
 
 def describe(error: BaseException) -> str:
-    """Return the error in one line for the log; drivers' words never reach a client."""
+    """Return the error in one line for the log; a driver's words never reach a client."""
     return f"{type(error).__name__}: {error}".replace("\n", " ")

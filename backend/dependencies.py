@@ -1,15 +1,18 @@
 """What may a route ask for?"""
 
+from hashlib import sha256
 from typing import Annotated, Any
+from uuid import uuid4
 
+import orjson
 from asyncpg import Record
-from fastapi import Depends, Path, Request, Security
+from fastapi import Depends, Header, Path, Request, Security
 from fastapi.security import HTTPBearer
 
 from backend import statements
 from backend.auth.jwt import TokenVerifier, bearer_token
 from backend.db import Database
-from backend.errors import Forbidden, TaskNotFound
+from backend.errors import Forbidden, KeyReused, TaskNotFound
 from backend.models import MAX_ID, TaskCreate, TaskUpdate
 
 UserId = Annotated[
@@ -17,6 +20,14 @@ UserId = Annotated[
     Path(description="The user's id as Better Auth knows it, the `sub` of the token.", examples=["demo-user"]),
 ]
 TaskId = Annotated[int, Path(alias="id", ge=1, le=MAX_ID, json_schema_extra={"format": "int64"})]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        pattern="^[!-~]{1,255}$",
+        description="Any text of visible characters. A retry with the same key and body answers the same task.",
+    ),
+]
 BearerAuth = HTTPBearer(
     scheme_name="BearerAuth",
     bearerFormat="JWT",
@@ -42,10 +53,21 @@ class Tasks:
     async def get(self, task_id: int) -> Record:
         return await self._one(statements.GET, id=task_id)
 
-    async def add(self, task: TaskCreate) -> Record:
-        return await self._one(
-            statements.CREATE, title=task.title, description=task.description, completed=task.completed
+    async def add(self, task: TaskCreate, key: str | None) -> Record:
+        """Create the task, or return the one that was created with this key; raise KeyReused for another body."""
+        body = [task.title, task.description, task.completed]
+        rows = await self._database.fetch(
+            statements.CREATE_ONCE if key else statements.CREATE,
+            user_id=self._owner,
+            title=task.title,
+            description=task.description,
+            completed=task.completed,
+            creation_key=key or uuid4().hex,
+            creation_hash=sha256(orjson.dumps(body)).digest(),
         )
+        if not rows:
+            raise KeyReused("key-reused")
+        return rows[0]
 
     async def change(self, task_id: int, changes: TaskUpdate) -> Record:
         """Change the fields that were sent. Nothing sent is a plain read: `updated_at` must stay."""

@@ -67,6 +67,22 @@ class Forbidden(Refusal):
         self.user = user
 
 
+class BadKey(Problem):
+    """The header Idempotency-Key is not one to 255 visible characters."""
+
+    status = 400
+    detail = "The Idempotency-Key should be 1 to 255 visible characters."
+    errors = [FieldError(loc=["header", "Idempotency-Key"], msg=detail, type="idempotency_key")]
+
+
+class KeyReused(Problem):
+    """The same Idempotency-Key came with another body."""
+
+    status = 422
+    detail = "This Idempotency-Key was used with another body."
+    errors = [FieldError(loc=["header", "Idempotency-Key"], msg=detail, type="idempotency_key_reused")]
+
+
 class Malformed(Problem):
     """The body is not JSON, so no rule about a field could be checked."""
 
@@ -123,8 +139,19 @@ class Unavailable(Problem):
     """The database cannot serve now, or cannot be reached; trying again later may help."""
 
     status = 503
-    detail = "The service is temporarily unavailable. Please try again."
+    detail = "The service is temporarily unavailable, and nothing was changed. Please try again."
     headers = {"Retry-After": "2"}
+
+
+class OutcomeUnknown(Unavailable):
+    """The connection broke after the change was sent, so that it may have been made or not."""
+
+    safe = "The service became unavailable, and the change may have been made or not. It is safe to try again."
+    unsafe = "The service became unavailable, and the change may have been made or not. Look before you try again."
+
+    def __init__(self, reason: str, *, try_again: bool) -> None:
+        super().__init__(reason)
+        self.detail = self.safe if try_again else self.unsafe
 
 
 class IssuerUnavailable(Unavailable):

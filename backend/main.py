@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, Literal, TypedDict
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.routing import APIRouter
 from pydantic import BaseModel
 from starlette.middleware.cors import CORSMiddleware
@@ -16,7 +16,9 @@ from backend.auth.jwks import HttpSource, KeySet
 from backend.auth.jwt import TokenVerifier
 from backend.db import Database
 from backend.docs_page import show_docs
-from backend.errors import MethodNotAllowed, NotFound
+from backend.documentation import problems
+from backend.errors import MethodNotAllowed, NotFound, Unavailable
+from backend.metrics import NoMetrics, Prometheus
 from backend.middleware import AccessLog, Problems
 from backend.routes import tasks
 from backend.routing import Route
@@ -44,17 +46,18 @@ class TodoAPI(FastAPI):
     It stands instead of FastAPI's, which has five layers that these routes do not need; `add_middleware` does nothing.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, metrics: NoMetrics) -> None:
         super().__init__(
             title="Todo API",
             version="1.0.0",
             description=DESCRIPTION,
             routes=[*tasks.router.routes, *health_router.routes],
-            lifespan=_lifespan(settings),
+            lifespan=_lifespan(settings, metrics),
             openapi_url="/openapi.json" if settings.api_docs else None,
             docs_url=None,
             redoc_url=None,
         )
+        self._metrics = metrics
         self._origins = [settings.better_auth_url, *settings.cors_origins]
         self.router.redirect_slashes = False
         self.router.default = self._unmatched
@@ -63,7 +66,7 @@ class TodoAPI(FastAPI):
 
     def build_middleware_stack(self) -> ASGIApp:
         cors = CORSMiddleware(
-            Problems(self.router),
+            Problems(self.router, self._metrics),
             allow_origins=self._origins,
             allow_credentials=True,
             allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
@@ -71,7 +74,7 @@ class TodoAPI(FastAPI):
             expose_headers=["WWW-Authenticate", "Retry-After", "X-Request-Id"],
             max_age=PREFLIGHT_SECONDS,
         )
-        return AccessLog(cors)
+        return AccessLog(cors, self._metrics)
 
     def openapi(self) -> dict[str, Any]:
         """Return the API document without the 422 that FastAPI adds to every path with a parameter."""
@@ -95,7 +98,7 @@ class TodoAPI(FastAPI):
 
 def create_app(settings: Settings) -> FastAPI:
     """Return the application; it opens and closes what it needs in its lifespan."""
-    return TodoAPI(settings)
+    return TodoAPI(settings, Prometheus() if settings.metrics_port else NoMetrics())
 
 
 def token_verifier(settings: Settings, key_set: KeySet) -> TokenVerifier:
@@ -108,19 +111,27 @@ def token_verifier(settings: Settings, key_set: KeySet) -> TokenVerifier:
     )
 
 
-def _lifespan(settings: Settings) -> Callable[[FastAPI], AbstractAsyncContextManager[State]]:
+def _lifespan(settings: Settings, metrics: NoMetrics) -> Callable[[FastAPI], AbstractAsyncContextManager[State]]:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
         database = Database(
             settings.database_url,
             statements.ALL,
-            size=settings.database_pool_size,
+            pool_size=settings.database_pool_size,
+            workers=settings.workers,
             deadline=settings.request_deadline,
             prepare=settings.database_prepared_statements,
+            metrics=metrics,
         )
         source = HttpSource(settings.key_set_url)
-        key_set = KeySet(source)
-        database.start_warming()
+
+        async def fetch() -> bytes | None:
+            body = await source()
+            metrics.key_set_fetched()
+            return body
+
+        key_set = KeySet(fetch)
+        database.open()
         yield {"database": database, "verifier": token_verifier(settings, key_set)}
         await key_set.close()
         await source.close()
@@ -136,6 +147,13 @@ class Health(BaseModel):
     timestamp: datetime
 
 
+class Probe(BaseModel):
+    """The answer of a probe; `connections` are those that are open to the database."""
+
+    status: Literal["ok"] = "ok"
+    connections: int | None = None
+
+
 health_router = APIRouter(route_class=Route)
 
 
@@ -145,12 +163,30 @@ async def health() -> Any:
     return {"status": "healthy", "timestamp": datetime.now(UTC)}
 
 
+@health_router.get("/livez", operation_id="livenessCheck", tags=["health"], response_model=Probe)
+async def livez() -> Any:
+    """Whether the process answers; for whatever restarts it."""
+    return {"status": "ok"}
+
+
+@health_router.get(
+    "/readyz", operation_id="readinessCheck", tags=["health"], response_model=Probe, responses=problems(503)
+)
+async def readyz(request: Request) -> Any:
+    """Whether the database answered when it was last needed, without asking it; for whatever sends requests here."""
+    database: Database = request.state.database
+    if not database.ready:
+        raise Unavailable("not-ready")
+    return {"status": "ok", "connections": database.pool.open}
+
+
 def __getattr__(name: str) -> FastAPI:
     """Make `app` when a server asks for it (PEP 562): `uvicorn backend.main:app` is production."""
     if name != "app":
         raise AttributeError(name)
-    logs.configure()
     try:
-        return create_app(load_settings())
+        settings = load_settings()
+        logs.configure(as_json=settings.log_format == "json")
+        return create_app(settings)
     except SettingsError as error:
         raise SystemExit(str(error)) from None

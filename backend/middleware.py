@@ -14,7 +14,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from backend import logs
 from backend.errors import InternalError, NotFound, Problem, Refusal
+from backend.metrics import NoMetrics
 from backend.routing import send_json
 
 access_log = logging.getLogger("backend.access")
@@ -26,14 +28,16 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._~-]{1,128}")
 class AccessLog:
     """Gives each request an id, the client's own where it is harmless, and writes one line when it is answered."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, metrics: NoMetrics) -> None:
         self._app = app
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         request_id = _request_id(scope)
+        logs.request_id.set(request_id.decode())
         # The HTTP parser takes what follows the head of an upgrade for another protocol; the next request would begin
         # in the middle of this one's body.
         closing = [(b"connection", b"close")] if any(name == b"upgrade" for name, _ in scope["headers"]) else []
@@ -42,8 +46,10 @@ class AccessLog:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], *closing, (b"x-request-id", request_id)]
-                milliseconds = (time.perf_counter() - started) * 1000
-                access_log.info("%s %d %.1f ms %s", where(scope), message["status"], milliseconds, request_id.decode())
+                seconds, status = time.perf_counter() - started, message["status"]
+                facts = {"event": "request", "status": status, "milliseconds": round(seconds * 1000, 1)}
+                access_log.info("%s %d %.1f ms", where(scope), status, seconds * 1000, extra=facts)
+                self._metrics.request(scope["method"], status, seconds)
             await send(message)
 
         await self._app(scope, receive, send_with_id)
@@ -52,8 +58,9 @@ class AccessLog:
 class Problems:
     """The one place where an error becomes an answer, and where the log learns why."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, metrics: NoMetrics) -> None:
         self._app = app
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -64,15 +71,16 @@ class Problems:
         except Problem as problem:
             if isinstance(problem, Refusal):
                 _log_refusal(scope, problem)
+                self._metrics.refusal(problem.reason)
             await _answer(send, problem)
         except HTTPException as error:
             # The documentation page alone raises it: Starlette's static files and plain routes.
             await _answer(send, NotFound(error.detail))
         except ClientDisconnect:
-            logger.info("client gone %s", where(scope))
+            logger.info("client gone %s", where(scope), extra={"event": "client-gone"})
         except Exception:
             # The outermost frame of ours: whatever arrives here is a bug, and its words are for the log alone.
-            logger.exception("failed %s", where(scope))
+            logger.exception("failed %s", where(scope), extra={"event": "failed"})
             await _answer(send, InternalError())
 
 
@@ -85,7 +93,11 @@ async def _answer(send: Send, problem: Problem) -> None:
 
 
 def _log_refusal(scope: Scope, refusal: Refusal) -> None:
-    logger.warning("refused %s reason=%s user=%a client=%s", where(scope), refusal.reason, refusal.user, _client(scope))
+    client = _client(scope)
+    facts = {"event": "refused", "reason": refusal.reason, "user": refusal.user, "client": client}
+    logger.warning(
+        "refused %s reason=%s user=%a client=%s", where(scope), refusal.reason, refusal.user, client, extra=facts
+    )
 
 
 def _client(scope: Scope) -> str:

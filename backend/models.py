@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator, StrictBool, StringConstraints
 from pydantic import Field as Documented
 from pydantic_core import PydanticCustomError
-from sqlalchemy import BigInteger, DateTime, Identity, Index, String, Text, false, func, text
+from sqlalchemy import BigInteger, DateTime, Identity, Index, LargeBinary, String, Text, false, func, text
 from sqlmodel import Field, SQLModel
 
 # The characters with the property White_Space (Unicode Character Database, PropList.txt). str.isspace() also
@@ -53,7 +53,10 @@ Description = Annotated[
 class Task(SQLModel, table=True):
     """The table; rows are written and read by `statements`, never through a session."""
 
-    __table_args__ = (Index("task_owner_newest_first", "user_id", text("created_at DESC"), text("id DESC")),)
+    __table_args__ = (
+        Index("task_owner_newest_first", "user_id", text("created_at DESC"), text("id DESC")),
+        Index("task_created_once", "creation_key", "user_id", unique=True),
+    )
 
     id: int = Field(primary_key=True, sa_type=BigInteger, sa_column_args=[Identity()])
     user_id: str = Field(sa_type=Text)
@@ -62,6 +65,8 @@ class Task(SQLModel, table=True):
     completed: bool = Field(sa_column_kwargs={"server_default": false()})
     created_at: datetime = Field(sa_type=DateTime(timezone=True), sa_column_kwargs={"server_default": func.now()})
     updated_at: datetime = Field(sa_type=DateTime(timezone=True), sa_column_kwargs={"server_default": func.now()})
+    creation_key: str | None = Field(sa_type=Text)
+    creation_hash: bytes | None = Field(sa_type=LargeBinary)
 
 
 class TaskCreate(SQLModel):

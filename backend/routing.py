@@ -16,7 +16,7 @@ from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from backend.dependencies import owned_tasks
-from backend.errors import FieldError, Invalid, Malformed, TooLarge, UnsupportedMediaType
+from backend.errors import BadKey, FieldError, Invalid, Malformed, TooLarge, UnsupportedMediaType
 from backend.models import MAX_ID
 
 BODY_LIMIT = 65_536
@@ -24,6 +24,7 @@ BODY_LIMIT = 65_536
 # Personal data: no cache may keep it, and no browser may take it for anything but JSON.
 PRIVATE = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 CONTENT_TYPE = (b"content-type", b"application/json")
+_KEY = re.compile(r"[!-~]{1,255}")
 _TASK_ID = re.compile(r"[1-9][0-9]{0,18}")
 
 
@@ -61,9 +62,10 @@ class Route(APIRoute):
         answer = await self.endpoint(**await self.arguments(Request(scope, receive)))
         await send_json(send, self.status_code or 200, b"" if answer is None else _encoded(answer))
 
-    async def arguments(self, request: Request) -> dict[str, Any]:  # noqa: ARG002 - for subclasses
+    async def arguments(self, request: Request) -> dict[str, Any]:
         """Return what the endpoint is called with; raise a Problem for a request that must not reach it."""
-        return {}
+        name = self.dependant.request_param_name
+        return {name: request} if name else {}
 
 
 class OwnedRoute(Route):
@@ -79,6 +81,8 @@ class OwnedRoute(Route):
         body = await _read_json_body(request) if self._body_model else b""
         if "id" in path:
             arguments["task_id"] = _task_id(path["id"])
+        if self.dependant.header_params:
+            arguments["key"] = _idempotency_key(request)
         if self._body_model:
             arguments["task"] = _parsed(body, self._body_model)
         return arguments
@@ -94,6 +98,13 @@ async def _read_json_body(request: Request) -> bytes:
         if len(body) > BODY_LIMIT:
             raise TooLarge("body")
     return bytes(body)
+
+
+def _idempotency_key(request: Request) -> str | None:
+    keys = request.headers.getlist("idempotency-key")
+    if keys and (len(keys) > 1 or not _KEY.fullmatch(keys[0])):
+        raise BadKey("idempotency-key")
+    return keys[0] if keys else None
 
 
 def _task_id(text: str) -> int:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.supervisors import ChangeReload, Multiprocess
 
 from backend.errors import OperatorError
@@ -14,6 +15,29 @@ from backend.errors import OperatorError
 APPLICATION = "backend.main:app"
 BACKLOG = 2_048
 DRAIN_SECONDS = 30
+LINGER_SECONDS = 2
+
+
+class DrainingProtocol(HttpToolsProtocol):
+    """Lets idle connections live a little when the server stops: a request may be on its way on one of them.
+
+    Every answer from then on asks the client to take a new connection, which another process will accept.
+    """
+
+    def shutdown(self) -> None:
+        closing = (b"connection", b"close")
+        if closing not in self.server_state.default_headers:
+            self.server_state.default_headers.append(closing)
+        self.loop.call_later(LINGER_SECONDS, super().shutdown)
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]  # uvicorn's never keeps the way back open
+        """Answer a client that has ended its own direction after a whole request, as RFC 9112, 9.6 lets it; TLS ends
+        both directions at once."""
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or cycle.more_body:
+            return None
+        cycle.keep_alive = False
+        return True
 
 
 class _Server(uvicorn.Server):
@@ -45,6 +69,20 @@ def listener(host: str, port: int) -> Iterator[socket.socket]:
         yield taken
 
 
+@contextmanager
+def inherited(number: int) -> Iterator[socket.socket]:
+    """Take over a listening socket, so that an old and a new instance can share one; raises OperatorError."""
+    try:
+        taken = socket.socket(fileno=number)
+        listens = taken.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError as error:
+        raise OperatorError(f"There is no socket under number {number}: {error.strerror}.") from None
+    with taken:
+        if not listens:
+            raise OperatorError(f"The socket under number {number} does not listen.")
+        yield taken
+
+
 def run(taken: socket.socket, listening: Callable[[], None], **options: Any) -> NoReturn:
     """Serve until SIGINT or SIGTERM and finish what is under way; ends with SystemExit.
 
@@ -52,6 +90,7 @@ def run(taken: socket.socket, listening: Callable[[], None], **options: Any) -> 
     """
     config = uvicorn.Config(
         APPLICATION,
+        http=DrainingProtocol,
         log_config=None,
         access_log=False,
         server_header=False,

@@ -104,8 +104,11 @@ class Settings(BaseSettings):
     cors_origins: Annotated[tuple[Origin, ...], *Listed] = ()
     trusted_proxies: Annotated[tuple[Network, ...], *Listed] = ()
     api_docs: bool = False
-    database_pool_size: Annotated[int, Field(ge=1, le=1000)] = 10
+    database_pool_size: Annotated[int, Field(ge=1, le=1000)] | None = None
+    workers: Annotated[int, Field(ge=1)] = 1
     database_prepared_statements: bool = True
+    metrics_port: Annotated[int, Field(ge=1, le=65_535)] | None = None
+    log_format: Literal["json", "text"] = "json"
     request_deadline: Annotated[float, Field(gt=0, le=300)] = 10
 
     @model_validator(mode="before")

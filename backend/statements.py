@@ -4,23 +4,37 @@ All of it: six statements, built once from the model, each of them limited to it
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum
 from functools import cached_property
 from typing import Any
 
 from sqlalchemy import Boolean, ClauseElement, String, bindparam, case, func, text
-from sqlalchemy.dialects.postgresql import asyncpg
-from sqlmodel import col, delete, insert, select, update
+from sqlalchemy.dialects.postgresql import asyncpg, insert
+from sqlmodel import col, delete, select, update
 
 from backend.models import Task, TaskRead
 
 
+class Again(Enum):
+    """What happens when a statement is sent once more, after the connection broke and nobody knows if it was done."""
+
+    SAME = "the outcome is that of once"
+    GONE = "it may find nothing left to do, which is success then"
+    OTHER = "it would be done twice"
+
+
 @dataclass(frozen=True)
 class Statement:
-    """SQL with the names of its parameters in the order of $1, $2, …"""
+    """SQL with the names of its parameters in the order of $1, $2, …
+
+    `again` is for our own second try, `client_again` tells whether a client may try again without looking first.
+    """
 
     sql: str
     parameters: tuple[str, ...]
+    again: Again
+    client_again: bool = True
 
     @cached_property
     def name(self) -> str:
@@ -28,13 +42,17 @@ class Statement:
         counter's name could run another process's statement."""
         return f"todo_{hashlib.sha256(self.sql.encode()).hexdigest()[:16]}"
 
+    @cached_property
+    def reads(self) -> bool:
+        return self.sql.startswith("SELECT")
+
     def arguments(self, values: dict[str, Any]) -> list[Any]:
         return [values[parameter] for parameter in self.parameters]
 
 
-def _compiled(query: ClauseElement) -> Statement:
+def _compiled(query: ClauseElement, again: Again = Again.SAME) -> Statement:
     compiled: Any = query.compile(dialect=asyncpg.dialect(paramstyle="numeric_dollar"))  # type: ignore[no-untyped-call]
-    return Statement(str(compiled), tuple(compiled.positiontup))
+    return Statement(str(compiled), tuple(compiled.positiontup), again)
 
 
 _columns = [col(getattr(Task, name)) for name in TaskRead.model_fields]
@@ -48,10 +66,22 @@ LIST = _compiled(
     select(*_columns).where(_of_owner).order_by(col(Task.created_at).desc(), col(Task.id).desc()),
 )
 GET = _compiled(select(*_columns).where(_this_task))
-CREATE = _compiled(
-    insert(Task).values({name: bindparam(name) for name in ("user_id", "title", "description", "completed")})
-    .returning(*_columns),
-)  # fmt: skip
+# A key that is there already is a retry: its task is answered, unless another body was sent with it (no row then).
+_new = insert(Task).values(
+    {
+        name: bindparam(name)
+        for name in ("user_id", "title", "description", "completed", "creation_key", "creation_hash")
+    }
+)
+CREATE_ONCE = _compiled(
+    _new.on_conflict_do_update(
+        index_elements=["user_id", "creation_key"],
+        set_={"creation_key": _new.excluded.creation_key},
+        where=col(Task.creation_hash) == _new.excluded.creation_hash,
+    ).returning(*_columns),
+)
+# The same, with a key of our own, which the client does not know.
+CREATE = replace(CREATE_ONCE, client_again=False)
 UPDATE = _compiled(
     update(Task).where(_this_task).values(
         title=func.coalesce(bindparam("title", type_=String), col(Task.title)),
@@ -65,7 +95,9 @@ UPDATE = _compiled(
 )  # fmt: skip
 TOGGLE = _compiled(
     update(Task).where(_this_task).values(completed=~col(Task.completed), updated_at=_later).returning(*_columns),
+    Again.OTHER,
 )
-DELETE = _compiled(delete(Task).where(_this_task).returning(col(Task.id)))
+TOGGLE = replace(TOGGLE, client_again=False)
+DELETE = _compiled(delete(Task).where(_this_task).returning(*_columns), Again.GONE)
 
 ALL = (LIST, GET, CREATE, UPDATE, TOGGLE, DELETE)

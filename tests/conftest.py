@@ -1,5 +1,6 @@
 """What every test stands on: a real PostgreSQL, the real application on a real socket, and users with real tokens."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,6 +13,13 @@ from running import StatementLog, serving, unscoped
 from backend.embedded import embedded_postgres
 from backend.migrate import upgrade
 from backend.settings import Settings, load_settings
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if os.environ.get("FAULTS") != "1":
+        long = [item for item in items if item.get_closest_marker("long")]
+        items[:] = [item for item in items if item not in long]
+        config.hook.pytest_deselected(items=long)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import uvicorn
 
-from backend.db import APPLICATION_NAME, SYNC
+from backend.connection import APPLICATION_NAME, SYNC
 from backend.main import create_app
 from backend.server import listener
 from backend.settings import Settings

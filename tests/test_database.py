@@ -30,14 +30,15 @@ from backend.database_url import connect_arguments
 from backend.db import Database
 from backend.embedded import embedded_postgres
 from backend.errors import Unavailable
+from backend.metrics import NoMetrics
 from backend.migrate import downgrade, upgrade
 from backend.settings import Settings
-from backend.statements import Statement
+from backend.statements import Again, Statement
 
 REPOSITORY = Path(__file__).parents[1]
 NEON = "postgresql://neondb_owner:npg_Ab1@ep-cool-darkness-a1b2c3d4-pooler.eu-central-1.aws.neon.tech/neondb"
 SESSIONS = "FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'todo-backend'"
-UNAVAILABLE = {"detail": "The service is temporarily unavailable. Please try again."}
+UNAVAILABLE = {"detail": Unavailable.detail}
 
 # Of "localhost" and 127.0.0.1, valid for a hundred years, signed by itself; made for this test and used nowhere else.
 CERTIFICATE = """\
@@ -311,7 +312,7 @@ def user_of(settings: Settings) -> Iterator[User]:
 
 @asynccontextmanager
 async def pool(url: str, *, size: int = 1, deadline: float = 30, prepare: bool = True) -> AsyncIterator[Database]:
-    database = Database(url, statements.ALL, size=size, deadline=deadline, prepare=prepare)
+    database = Database(url, statements.ALL, pool_size=size, deadline=deadline, prepare=prepare, metrics=NoMetrics())
     yield database
     await database.close()
 
@@ -355,7 +356,8 @@ def assert_unavailable(response: httpx.Response) -> None:
 def test_while_the_database_is_unreachable_every_task_request_gets_503_and_health_200(
     settings: Settings, tmp_path: Path, heard: pytest.LogCaptureFixture
 ) -> None:
-    with user_of(using(settings, f"postgresql://app:swordfish@/todo?host={tmp_path}")) as alice:
+    away = f"postgresql://app:swordfish@/todo?host={tmp_path}"
+    with user_of(using(settings, away, request_deadline=0.5)) as alice:
         answers = [
             alice.http.request(method, path, json={"title": "Buy milk"})
             for method, path in [
@@ -368,7 +370,7 @@ def test_while_the_database_is_unreachable_every_task_request_gets_503_and_healt
     for answer in answers:
         assert_unavailable(answer)
     assert health.status_code == 200
-    assert "The database is not there yet" in heard.text
+    assert "The pool could not be filled" in heard.text
     assert heard.text.count("The database cannot serve") == len(answers)
     assert "swordfish" not in heard.text
 
@@ -484,8 +486,8 @@ def test_more_waiting_requests_than_the_deadline_allows_get_503_and_none_hangs(
     assert after == [[task]] * 4
 
 
-SLEEP = Statement("SELECT pg_sleep($1)", ("seconds",))
-ONE = Statement("SELECT 1 AS one", ())
+SLEEP = Statement("SELECT pg_sleep($1)", ("seconds",), Again.SAME)
+ONE = Statement("SELECT 1 AS one", (), Again.SAME)
 
 
 async def test_a_cancelled_request_gives_its_slot_back(database_url: str) -> None:
@@ -527,7 +529,7 @@ async def test_a_server_that_accepts_and_says_nothing_is_given_up_at_the_deadlin
                 await asyncio.wait_for(database.fetch(ONE), 30)
 
 
-PREPARED = Statement("SELECT count(*) FROM pg_prepared_statements WHERE name LIKE 'todo\\_%'", ())
+PREPARED = Statement("SELECT count(*) FROM pg_prepared_statements WHERE name LIKE 'todo\\_%'", (), Again.SAME)
 
 
 @pytest.mark.parametrize(("prepare", "expected"), [(True, 6), (False, 0)])

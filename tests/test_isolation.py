@@ -89,12 +89,12 @@ def headers_of(response: httpx.Response) -> dict[str, str]:
 
 
 @pytest.mark.spec("SC-002", "SC-003", "FR-001")
-def test_every_operation_but_the_health_check_wants_a_token(document: dict[str, Any]) -> None:
+def test_every_operation_but_the_checks_wants_a_token(document: dict[str, Any]) -> None:
     described = [operation for path in document["paths"].values() for operation in path.values()]
 
     wanted = {operation["operationId"]: operation.get("security") for operation in described}
 
-    assert wanted.pop("healthCheck") is None
+    assert [wanted.pop(check) for check in ("healthCheck", "livenessCheck", "readinessCheck")] == [None] * 3
     assert list(wanted.values()) == [[{"BearerAuth": []}]] * 6
 
 

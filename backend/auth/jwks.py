@@ -212,7 +212,8 @@ class KeySet:
             first, longest = BACK_OFF
             pause = min(first * 2 ** (self._failures - 1), longest)
             self._back_off_until = self._clock() + pause
-            logger.warning("The key set cannot be used: %s. Next try in %d s at the earliest.", error, pause)
+            text = "The key set cannot be used: %s. Next try in %d s at the earliest."
+            logger.warning(text, error, pause, extra={"event": "key-set"})
         finally:
             self._fetching = None
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from backend.dependencies import OwnedTasks, TaskId
+from backend.dependencies import IdempotencyKey, OwnedTasks, TaskId
 from backend.documentation import problems
 from backend.models import TaskCreate, TaskRead, TaskUpdate
 from backend.routing import OwnedRoute
@@ -25,9 +25,9 @@ async def list_tasks(tasks: OwnedTasks) -> Any:
     response_model=TaskRead,
     responses=problems(400, 401, 403, 413, 415, 422, 503),
 )
-async def create_task(tasks: OwnedTasks, task: TaskCreate) -> Any:
-    """Create a task."""
-    return await tasks.add(task)
+async def create_task(tasks: OwnedTasks, task: TaskCreate, key: IdempotencyKey = None) -> Any:
+    """Create a task; with an Idempotency-Key, however often it is sent, only once."""
+    return await tasks.add(task, key)
 
 
 @router.get("/{id}", operation_id="getTask", response_model=TaskRead, responses=problems(401, 403, 404, 422, 503))

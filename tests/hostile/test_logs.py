@@ -26,7 +26,9 @@ from backend.migrate import upgrade
 ROOT = Path(__file__).resolve().parents[2]
 PROXY = "10.9.8.0/24"
 
-LINE = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3})Z (INFO|WARNING|ERROR) ([ -~]+)")
+LINE = re.compile(
+    r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3})Z (INFO|WARNING|ERROR) ([ -~]+?) request_id=([A-Za-z0-9._~-]{1,128})"
+)
 REFUSAL = re.compile(
     r"refused (?P<method>[A-Z]+) (?P<path>/\S*) reason=(?P<reason>[a-z0-9-]+)"
     r" user=(?P<user>None|'[^']*'|\"[^\"]*\") client=(?P<client>\S+)"
@@ -63,6 +65,7 @@ def production(url: str, log: Path, **environment: str) -> Iterator[Production]:
         "NEON_DATABASE_URL": url,
         "TRUSTED_PROXIES": "",
         "API_DOCS": "",
+        "LOG_FORMAT": "text",
         "FORWARDED_ALLOW_IPS": "*",  # uvicorn's own variable, which must not count.
         "TZ": "Pacific/Auckland",
     }
@@ -118,7 +121,11 @@ def behind_proxies(constrained: str, tmp_path_factory: pytest.TempPathFactory) -
 def messages(lines: list[str]) -> list[str]:
     """Return what the lines say, each of which must have the form of a line and nothing but printable ASCII."""
     assert [line for line in lines if not LINE.fullmatch(line)] == []
-    return [found[3] for line in lines if (found := LINE.fullmatch(line))]
+    return [
+        f"{found[3]} {found[4]}" if found[3].endswith(" ms") else found[3]
+        for line in lines
+        if (found := LINE.fullmatch(line))
+    ]
 
 
 def refusals(lines: list[str]) -> list[dict[str, str | None]]:

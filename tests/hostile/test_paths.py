@@ -14,7 +14,7 @@ import pytest
 from people import User, signed
 from running import StatementLog
 
-from backend.logs import FORMAT, UtcFormatter
+from backend.logs import READABLE, UtcFormatter
 
 # Method and path, below the list of a user.
 OPERATIONS = [
@@ -58,7 +58,7 @@ def recorded() -> Iterator[list[str]]:
             lines.append(self.format(record))
 
     recorder = Recorder()
-    recorder.setFormatter(UtcFormatter(FORMAT, "%Y-%m-%dT%H:%M:%S"))
+    recorder.setFormatter(UtcFormatter(READABLE.removesuffix(" request_id=%(request_id)s"), "%Y-%m-%dT%H:%M:%S"))
     loggers = [logging.getLogger(name) for name in ("backend", "uvicorn")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

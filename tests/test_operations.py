@@ -1,0 +1,69 @@
+"""Does docs/operations.md list every setting, signal, log event and metric, and nothing that is not there?"""
+
+import re
+from pathlib import Path
+
+from uvicorn.supervisors import Multiprocess
+
+from backend.db import MISTAKEN
+from backend.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs/operations.md").read_text()
+SOURCES = {file.name: file.read_text() for file in (ROOT / "backend").rglob("*.py")}
+# Logged by way of a variable, or given to the lines of libraries.
+OTHERS = {event for event, _ in MISTAKEN.values()} | {"unavailable", "server", "other"}
+
+
+def listed(section: str) -> set[str]:
+    """Return the names in the first column of the section's table."""
+    rows = PAGE.split(f"## {section}\n")[1].split("\n## ")[0]
+    return {name for row in re.findall(r"^\| (`.*?) \|", rows, re.MULTILINE) for name in re.findall(r"`([^`]+)`", row)}
+
+
+def test_every_setting_is_listed() -> None:
+    assert listed("Settings") == {name.upper() for name in Settings.model_fields}
+
+
+def test_every_setting_can_be_found_in_the_example_file() -> None:
+    example = (ROOT / "backend/.env.example").read_text()
+
+    assert {name.upper() for name in Settings.model_fields} == set(
+        re.findall(r"^#? ?([A-Z_]+)=", example, re.MULTILINE)
+    )
+
+
+def test_every_event_is_listed() -> None:
+    logged = {event for source in SOURCES.values() for event in re.findall(r'"event": "([a-z-]+)"', source)}
+
+    assert listed("Log") == logged | OTHERS
+
+
+def test_every_line_of_ours_carries_an_event() -> None:
+    calls = [
+        call
+        for name, source in SOURCES.items()
+        if name != "embedded.py"  # for development alone
+        for call in re.findall(
+            r"(?:logger|access_log)\.(?:info|warning|error|exception)\((?:[^()]|\([^()]*\))*\)", source
+        )
+    ]
+
+    assert calls
+    assert [call for call in calls if "extra=" not in call] == []
+
+
+def test_every_metric_is_listed() -> None:
+    kinds = re.findall(r'(Counter|Gauge|Histogram)\(\s*"(todo_[a-z_]+)"', SOURCES["metrics.py"])
+    published = {f"{name}_total" if kind == "Counter" else name for kind, name in kinds}
+
+    assert len(published) == len(kinds) >= 9
+    assert listed("Metrics") == published
+
+
+def test_every_signal_is_listed() -> None:
+    handled = {f"SIG{name.removeprefix('handle_').upper()}" for name in dir(Multiprocess) if name.startswith("handle_")}
+
+    signals = {name.split()[0] for name in listed("Start, stop, replace") if name.startswith("SIG")}
+
+    assert signals == handled - {"SIGSIGNALS", "SIGBREAK"}  # Windows has the latter
