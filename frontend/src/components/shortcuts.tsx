@@ -1,0 +1,69 @@
+import { type RefObject, useEffect, useState } from "react";
+
+type Places = {
+  title: RefObject<HTMLInputElement | null>;
+  search: RefObject<HTMLInputElement | null>;
+  rows: RefObject<HTMLUListElement | null>;
+  undo: () => void;
+};
+
+const STORED = "shortcuts";
+
+/** Single keys for those who want them: off where somebody types, and off altogether on request (WCAG 2.1.4). */
+export function useShortcuts({ title, search, rows, undo }: Places) {
+  const [on, setOn] = useState(() => localStorage.getItem(STORED) !== "off");
+
+  useEffect(() => {
+    function onKeyDown(event: KeyboardEvent) {
+      const target = event.target as HTMLElement;
+      if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
+      if (target.matches("textarea, input:not([type=checkbox])")) return;
+      if (event.key === "ArrowDown" || event.key === "ArrowUp") {
+        const boxes = [...(rows.current?.querySelectorAll<HTMLElement>("[data-row]") ?? [])];
+        const here = boxes.findIndex((box) => box.closest("li")?.contains(target));
+        const next = here < 0 ? boxes[0] : boxes[here + (event.key === "ArrowDown" ? 1 : -1)];
+        if (!next) return;
+        next.focus();
+      } else if (on && event.key === "n") title.current?.focus();
+      else if (on && event.key === "/") search.current?.focus();
+      else if (on && event.key === "z") undo();
+      else return;
+      event.preventDefault();
+    }
+    document.addEventListener("keydown", onKeyDown);
+    return () => document.removeEventListener("keydown", onKeyDown);
+  }, [on, title, search, rows, undo]);
+
+  return {
+    on,
+    toggle: () => {
+      localStorage.setItem(STORED, on ? "off" : "on");
+      setOn(!on);
+    },
+  };
+}
+
+const KEYS = [
+  ["n", "new task"],
+  ["/", "search"],
+  ["↑ ↓", "move"],
+  ["space", "done"],
+  ["e", "edit"],
+  ["del", "delete"],
+  ["z", "undo"],
+] as const;
+
+export function Shortcuts({ on, toggle }: { on: boolean; toggle: () => void }) {
+  return (
+    <footer className="mt-12 hidden flex-wrap items-center gap-x-5 gap-y-2 text-[0.8125rem] text-quiet sm:flex">
+      {KEYS.map(([key, meaning]) => (
+        <span key={key}>
+          <kbd>{key}</kbd> {meaning}
+        </span>
+      ))}
+      <label className="ml-auto flex items-center gap-2">
+        <input type="checkbox" checked={on} onChange={toggle} className="accent-accent" /> single keys
+      </label>
+    </footer>
+  );
+}

@@ -1,0 +1,100 @@
+import { type KeyboardEvent, memo, useEffect, useRef, useState } from "react";
+import type { Problem, Task } from "@/api";
+import { useDraft } from "@/use-draft";
+import type { useTasks } from "@/use-tasks";
+import { WordsFields, Wrong } from "./add-task";
+
+type List = Pick<ReturnType<typeof useTasks>, "toggle" | "edit" | "remove">;
+
+export function TaskRow({ task, list }: { task: Task; list: List }) {
+  const [draft, setDraft] = useDraft(`edit:${task.id}`);
+  const [editing, setEditing] = useState(draft !== null);
+  const [problem, setProblem] = useState<Problem | null>(null);
+  const box = useRef<HTMLInputElement>(null);
+  const field = useRef<HTMLInputElement>(null);
+  const saving = task.id < 0;
+  const now = { title: task.title, description: task.description ?? "" };
+
+  function edit() {
+    if (saving) return;
+    setEditing(true);
+    setTimeout(() => field.current?.focus());
+  }
+
+  function close() {
+    setEditing(false);
+    setProblem(null);
+    setTimeout(() => box.current?.focus());
+  }
+
+  async function save() {
+    const words = draft ?? now;
+    close();
+    const failure = words.title === now.title && words.description === now.description ? null : await list.edit(task, words);
+    if (!failure) return setDraft(null);
+    setProblem(failure);
+    edit();
+  }
+
+  function onKeyDown(event: KeyboardEvent<HTMLLIElement>) {
+    if (editing) {
+      if (event.key !== "Escape") return;
+      setDraft(null);
+      close();
+    } else if (event.key === "e" && !event.ctrlKey && !event.metaKey && !event.altKey) {
+      event.preventDefault();
+      edit();
+    } else if (event.key === "Delete" && !saving) list.remove(task);
+  }
+
+  if (editing)
+    return (
+      <li className="border-b border-line py-2" onKeyDown={onKeyDown}>
+        <form
+          className="card"
+          aria-label={`Edit “${task.title}”`}
+          onSubmit={(event) => {
+            event.preventDefault();
+            void save();
+          }}
+        >
+          <WordsFields words={draft ?? now} setWords={setDraft} problem={problem} titleRef={field} names={["Title", "Details"]} />
+          <Wrong problem={problem} />
+          <div className="flex justify-end gap-2 p-2 pt-0">
+            <button type="button" className="quiet-button" onClick={() => { setDraft(null); close(); }}>
+              Cancel
+            </button>
+            <button type="submit" className="button">
+              Save
+            </button>
+          </div>
+        </form>
+      </li>
+    );
+  return (
+    <li className={`row group ${saving ? "opacity-70" : ""}`} aria-busy={saving} onKeyDown={onKeyDown}>
+      <input
+        ref={box}
+        data-row
+        type="checkbox"
+        className="tick"
+        aria-label={task.title}
+        checked={task.completed}
+        disabled={saving}
+        onChange={() => void list.toggle(task)}
+      />
+      <div className="min-w-0 flex-1 py-3.5" onDoubleClick={edit}>
+        <p className={`words ${task.completed ? "text-quiet line-through decoration-1" : ""}`}>{task.title}</p>
+        {task.description && <p className="words mt-0.5 text-[0.9375rem] whitespace-pre-line text-quiet">{task.description}</p>}
+      </div>
+      <div className="actions">
+        <button type="button" className="quiet-button" aria-label={`Edit “${task.title}”`} onClick={edit} disabled={saving}>
+          Edit
+        </button>
+        <button type="button" className="quiet-button" aria-label={`Delete “${task.title}”`} onClick={() => list.remove(task)} disabled={saving}>
+          Delete
+        </button>
+      </div>
+    </li>
+  );
+}
