@@ -27,13 +27,13 @@ export function AddTask({ userId, add, titleRef }: Props) {
 
   return (
     <form onSubmit={submit} aria-label="Add a task" aria-busy={busy}>
-      <div className="card">
-        <WordsFields words={{ title, description }} setWords={setDraft} problem={problem} busy={busy} titleRef={titleRef} names={["New task", "Details"]} />
-        <div className="flex justify-end p-2 pt-0">
-          <button type="submit" className="button" disabled={busy}>
-            Add
-          </button>
+      <div className="card flex items-end">
+        <div className="min-w-0 flex-1">
+          <WordsFields words={{ title, description }} setWords={setDraft} problem={problem} busy={busy} titleRef={titleRef} names={["New task", "Details"]} />
         </div>
+        <button type="submit" className="button m-2" disabled={busy}>
+          Add
+        </button>
       </div>
       <Wrong problem={problem} />
     </form>

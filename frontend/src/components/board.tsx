@@ -1,4 +1,4 @@
-import { useEffect, useId, useMemo, useRef, useState } from "react";
+import { useEffect, useMemo, useRef, useState } from "react";
 import { createApi } from "@/api";
 import { useTasks } from "@/use-tasks";
 import { AddTask } from "./add-task";

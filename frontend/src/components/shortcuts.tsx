@@ -55,14 +55,14 @@ const KEYS = [
 
 export function Shortcuts({ on, toggle }: { on: boolean; toggle: () => void }) {
   return (
-    <footer className="mt-12 hidden flex-wrap items-center gap-x-5 gap-y-2 text-[0.8125rem] text-quiet sm:flex">
+    <footer className="mt-12 hidden flex-wrap items-center gap-x-4 gap-y-3 text-[0.8125rem] text-quiet sm:flex">
       {KEYS.map(([key, meaning]) => (
         <span key={key}>
           <kbd>{key}</kbd> {meaning}
         </span>
       ))}
-      <label className="ml-auto flex items-center gap-2">
-        <input type="checkbox" checked={on} onChange={toggle} className="accent-accent" /> single keys
+      <label className="flex w-full items-center gap-2">
+        <input type="checkbox" checked={on} onChange={toggle} className="accent-accent" /> Use these keys
       </label>
     </footer>
   );

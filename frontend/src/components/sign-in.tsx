@@ -37,7 +37,7 @@ export function SignIn({ reason, onSignedIn }: { reason: string | null; onSigned
           required
           error={at("password")}
         />
-        <button type="submit" className="button mt-1 w-full" disabled={busy}>
+        <button type="submit" className="button mt-2 w-full" disabled={busy}>
           {joining ? "Sign up" : "Sign in"}
         </button>
         <p role="alert" className="min-h-14 pt-3 text-sm text-wrong">

@@ -1,4 +1,4 @@
-import { type KeyboardEvent, memo, useEffect, useRef, useState } from "react";
+import { type KeyboardEvent, useRef, useState } from "react";
 import type { Problem, Task } from "@/api";
 import { useDraft } from "@/use-draft";
 import type { useTasks } from "@/use-tasks";
@@ -88,11 +88,15 @@ export function TaskRow({ task, list }: { task: Task; list: List }) {
         {task.description && <p className="words mt-0.5 text-[0.9375rem] whitespace-pre-line text-quiet">{task.description}</p>}
       </div>
       <div className="actions">
-        <button type="button" className="quiet-button" aria-label={`Edit “${task.title}”`} onClick={edit} disabled={saving}>
-          Edit
+        <button type="button" className="icon-button" title="Edit" aria-label={`Edit “${task.title}”`} onClick={edit} disabled={saving}>
+          <svg viewBox="0 0 20 20" aria-hidden="true">
+            <path d="M4 16l.8-3.4 8.4-8.4a1.4 1.4 0 0 1 2 0l.6.6a1.4 1.4 0 0 1 0 2l-8.4 8.4L4 16z" />
+          </svg>
         </button>
-        <button type="button" className="quiet-button" aria-label={`Delete “${task.title}”`} onClick={() => list.remove(task)} disabled={saving}>
-          Delete
+        <button type="button" className="icon-button" title="Delete" aria-label={`Delete “${task.title}”`} onClick={() => list.remove(task)} disabled={saving}>
+          <svg viewBox="0 0 20 20" aria-hidden="true">
+            <path d="M4 6h12M8.2 6V4.2h3.6V6M5.6 6l.7 10h7.4l.7-10" />
+          </svg>
         </button>
       </div>
     </li>

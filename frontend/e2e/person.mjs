@@ -1,0 +1,140 @@
+// Who is at the browser, and what do they see besides the page?
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { chromium } from "playwright-core";
+
+export const { FRONTEND, FRONTEND_HS256, BACKEND, CONTROL, CHROMIUM = "/usr/bin/chromium" } = process.env;
+const QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"];
+const args = [...QUIET, "--disable-component-update", "--disable-sync"];
+const HANG = 60_000;
+
+let browser;
+test.before(async () => {
+  browser = await chromium.launch({ executablePath: CHROMIUM, args });
+});
+test.after(() => browser.close());
+
+/** A test whose people must have seen no error in the console or on the network but those that it announced. */
+export function story(name, tell) {
+  test(name, { timeout: 3 * HANG }, async () => {
+    const people = [];
+    try {
+      await tell(async (options) => {
+        const person = await Person.arrive(options);
+        people.push(person);
+        return person;
+      });
+      for (const person of people) assert.deepEqual(person.troubles, [], "troubles that nobody expected");
+    } catch (error) {
+      for (const { page } of people) error.message += `\n${await page.locator("body").innerText().catch(String)}`;
+      throw error;
+    } finally {
+      for (const { page } of people) await page.context().close();
+    }
+  });
+}
+
+export const order = async (what) => assert.equal((await fetch(CONTROL + what, { method: "POST" })).status, 204);
+
+let visitors = 0;
+
+class Person {
+  troubles = [];
+  #expected = [];
+
+  static async arrive({ at = FRONTEND, ...options } = {}) {
+    const person = new Person();
+    const number = ++visitors;
+    const context = await browser.newContext({ viewport: { width: 1000, height: 800 }, ...options });
+    context.setDefaultTimeout(HANG);
+    // Everybody comes from an address of their own, or Better Auth's rate limit would stop the later ones.
+    await context.route(/\/api\/auth\/sign-/, (route, request) =>
+      route.continue({ headers: { ...request.headers(), "x-forwarded-for": `10.0.0.${number}` } }),
+    );
+    person.email = `person-${number}-${Date.now()}@example.com`;
+    person.page = await context.newPage();
+    person.#watch();
+    await person.page.goto(at);
+    return person;
+  }
+
+  /** From now on, console messages and answers that match are part of the story. */
+  expect(pattern) {
+    this.#expected.push(pattern);
+  }
+
+  #watch() {
+    const note = (words) => this.#expected.some((pattern) => pattern.test(words)) || this.troubles.push(words);
+    this.page.on("pageerror", (error) => note(`page: ${error}`));
+    this.page.on("console", (message) => {
+      // The browser repeats what the network has said already, without an address in the text.
+      if (["error", "warning"].includes(message.type()))
+        note(`console: ${message.text()} ${message.location().url}`);
+    });
+    this.page.on("response", (answer) => answer.status() >= 400 && note(`network: ${answer.status()} ${answer.url()}`));
+    this.page.on("requestfailed", (request) => {
+      const why = request.failure()?.errorText;
+      // Leaving or reloading a page aborts what is under way.
+      if (why !== "net::ERR_ABORTED") note(`network: ${why} ${request.url()}`);
+    });
+  }
+
+  async signUp(name = "Ada Lovelace") {
+    const { page } = this;
+    await page.getByRole("button", { name: "Sign up" }).click();
+    await page.getByLabel("Name").fill(name);
+    await page.getByLabel("E-mail").fill(this.email);
+    await page.getByLabel("Password").fill("correct horse battery");
+    await page.getByRole("button", { name: "Sign up" }).click();
+    await page.getByRole("list", { name: "Tasks" }).waitFor({ state: "attached" });
+  }
+
+  async signIn() {
+    const { page } = this;
+    await page.getByLabel("E-mail").fill(this.email);
+    await page.getByLabel("Password").fill("correct horse battery");
+    await page.getByRole("button", { name: "Sign in" }).click();
+    await page.getByRole("list", { name: "Tasks" }).waitFor({ state: "attached" });
+  }
+
+  async add(title, details) {
+    const { page } = this;
+    await page.getByLabel("New task").fill(title);
+    if (details) await page.getByLabel("Details").fill(details);
+    await this.answered("POST", () => page.getByRole("button", { name: "Add", exact: true }).click());
+    await this.task(title).waitFor();
+  }
+
+  task(title) {
+    return this.page.getByRole("checkbox", { name: title, exact: true });
+  }
+
+  /** Do something that sends this request to the backend, and return the status of its answer. */
+  async answered(method, doing) {
+    const [answer] = await Promise.all([
+      this.page.waitForResponse((each) => each.url().startsWith(BACKEND) && each.request().method() === method),
+      doing(),
+    ]);
+    return answer.status();
+  }
+
+  async titles() {
+    return this.page.getByRole("list", { name: "Tasks" }).getByRole("checkbox").evaluateAll((boxes) =>
+      boxes.map((box) => (box.checked ? "✓ " : "") + box.getAttribute("aria-label")),
+    );
+  }
+
+  /** The list shows exactly these, after a moment. */
+  async sees(...expected) {
+    let titles;
+    for (const end = Date.now() + HANG; Date.now() < end; await new Promise((wake) => setTimeout(wake, 50))) {
+      titles = await this.titles();
+      if (titles.join("\n") === expected.join("\n")) return;
+    }
+    assert.deepEqual(titles, expected);
+  }
+
+  async reads(text) {
+    await this.page.getByText(text).first().waitFor();
+  }
+}
