@@ -36,13 +36,20 @@ export function story(name, tell) {
 
 export const order = async (what) => assert.equal((await fetch(CONTROL + what, { method: "POST" })).status, 204);
 
+/** Wait for what will be so in a moment. */
+export async function until(holds) {
+  for (const end = Date.now() + HANG; Date.now() < end; await new Promise((wake) => setTimeout(wake, 50)))
+    if (await holds()) return;
+  throw new Error("what the story waits for did not come");
+}
+
 let visitors = 0;
 
 class Person {
   troubles = [];
   #expected = [];
 
-  static async arrive({ at = FRONTEND, ...options } = {}) {
+  static async arrive({ at = FRONTEND, clock = false, ...options } = {}) {
     const person = new Person();
     const number = ++visitors;
     const context = await browser.newContext({ viewport: { width: 1000, height: 800 }, ...options });
@@ -53,6 +60,7 @@ class Person {
     );
     person.email = `person-${number}-${Date.now()}@example.com`;
     person.page = await context.newPage();
+    if (clock) await person.page.clock.install();
     person.#watch();
     await person.page.goto(at);
     return person;
@@ -126,12 +134,13 @@ class Person {
 
   /** The list shows exactly these, after a moment. */
   async sees(...expected) {
-    let titles;
-    for (const end = Date.now() + HANG; Date.now() < end; await new Promise((wake) => setTimeout(wake, 50))) {
-      titles = await this.titles();
-      if (titles.join("\n") === expected.join("\n")) return;
-    }
-    assert.deepEqual(titles, expected);
+    await until(async () => (await this.titles()).join("\n") === expected.join("\n")).catch(() => {});
+    assert.deepEqual(await this.titles(), expected);
+  }
+
+  /** An access token of this person's, fresh from Better Auth. */
+  async token() {
+    return this.page.evaluate(async () => (await (await fetch("/api/auth/token")).json()).token);
   }
 
   async reads(text) {

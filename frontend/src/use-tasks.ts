@@ -3,6 +3,7 @@ import { type Api, Problem, type Task, type Words } from "./api";
 
 const UNDO_SECONDS = 5;
 const RETRY_SECONDS = [1, 2, 4, 8];
+const DELETING = "deleting";
 
 /** The list as the person sees it: changes show at once, and are taken back when the server does not accept them. */
 export function useTasks(api: Api, onSignedOut: (reason: string) => void) {
@@ -44,7 +45,10 @@ export function useTasks(api: Api, onSignedOut: (reason: string) => void) {
   }, [api, failed]);
 
   useEffect(() => {
-    void load();
+    // A deletion that the last page could not send any more.
+    const unsent = Number(sessionStorage.getItem(DELETING));
+    sessionStorage.removeItem(DELETING);
+    void (unsent ? api.remove(unsent).catch(failed) : Promise.resolve()).then(load);
     const seen = () => document.visibilityState === "visible" && void load();
     const offline = () => setAway("You are offline.");
     document.addEventListener("visibilitychange", seen);
@@ -55,7 +59,7 @@ export function useTasks(api: Api, onSignedOut: (reason: string) => void) {
       window.removeEventListener("online", seen);
       window.removeEventListener("offline", offline);
     };
-  }, [load]);
+  }, [api, failed, load]);
 
   useEffect(() => {
     if (!away) return;
@@ -126,7 +130,9 @@ export function useTasks(api: Api, onSignedOut: (reason: string) => void) {
     setDeleted(null);
     try {
       await tracked(api.remove(task.id));
+      sessionStorage.removeItem(DELETING);
     } catch (error) {
+      sessionStorage.removeItem(DELETING);
       const problem = failed(error);
       if (problem.status === 404) return;
       giveBack(task);
@@ -137,6 +143,7 @@ export function useTasks(api: Api, onSignedOut: (reason: string) => void) {
   function remove(task: Task): void {
     void settleDeleted();
     pending.current = task;
+    sessionStorage.setItem(DELETING, String(task.id));
     setDeleted(task);
     setTasks((list) => list?.filter(({ id }) => id !== task.id) ?? null);
   }
@@ -145,6 +152,7 @@ export function useTasks(api: Api, onSignedOut: (reason: string) => void) {
     if (!pending.current) return;
     giveBack(pending.current);
     pending.current = null;
+    sessionStorage.removeItem(DELETING);
     setDeleted(null);
   }
 

@@ -17,7 +17,10 @@ export function useShortcuts({ title, search, rows, undo }: Places) {
     function onKeyDown(event: KeyboardEvent) {
       const target = event.target as HTMLElement;
       if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
-      if (target.matches("textarea, input:not([type=checkbox])")) return;
+      const leaving = target === title.current || target === search.current;
+      if (leaving && event.key === "Escape") target.blur();
+      const typing = target.matches("textarea, input:not([type=checkbox])");
+      if (typing && !(leaving && event.key === "ArrowDown")) return;
       if (event.key === "ArrowDown" || event.key === "ArrowUp") {
         const boxes = [...(rows.current?.querySelectorAll<HTMLElement>("[data-row]") ?? [])];
         const here = boxes.findIndex((box) => box.closest("li")?.contains(target));
