@@ -39,18 +39,26 @@ def require_port(port: int) -> None:
         with suppress(ConnectionRefusedError, OSError), socket.socket(family) as probe:
             probe.settimeout(1)
             probe.connect((host, port))
-            raise OperatorError(f"Port {port} is taken by another program: stop it, or take another with --frontend-port.")
+            raise OperatorError(
+                f"Port {port} is taken by another program: stop it, or take another with --frontend-port."
+            )
 
 
-def build(report: Callable[[str], None]) -> None:
-    """Install and build what has changed since the last time; raises OperatorError."""
-    installed, built = DIRECTORY / "node_modules/.installed", DIRECTORY / ".next/.built"
+def install(report: Callable[[str], None]) -> str:
+    """Install the packages of the lock file, where that has not been done; returns the lock's digest."""
+    installed = DIRECTORY / "node_modules/.installed"
     if _differs(installed, lock := _digest([DIRECTORY / "package-lock.json"])):
         report("Installing the frontend's packages")
         patience = ("--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=5000")
         _run(["npm", "ci", "--no-audit", "--no-fund", *patience], "The frontend's packages could not be installed")
         installed.write_text(lock)
-    if _differs(built, sources := _digest(_sources()) + lock):
+    return lock
+
+
+def build(report: Callable[[str], None]) -> None:
+    """Install and build what has changed since the last time; raises OperatorError."""
+    sources = install(report) + _digest(_sources())
+    if _differs(built := DIRECTORY / ".next/.built", sources):
         report("Building the frontend, which takes a minute")
         built.unlink(missing_ok=True)
         # Any secret will do: nothing is signed while building.

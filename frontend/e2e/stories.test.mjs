@@ -1,7 +1,10 @@
 // What does a person experience? Each story is a real browser on the whole application.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
-import { BACKEND, FRONTEND, FRONTEND_HS256, order, story, until } from "./person.mjs";
+import { after } from "node:test";
+import { BACKEND, FRONTEND, FRONTEND_HS256, goHome, order, story, until } from "./person.mjs";
+
+after(goHome);
 
 const AXE = readFileSync(new URL("../node_modules/axe-core/axe.min.js", import.meta.url), "utf8");
 const TASKS = [
@@ -26,7 +29,7 @@ async function described(field, reason) {
 story("a list survives a reload, and its tasks are edited, completed and deleted", async (arrive) => {
   const ada = await arrive();
   const { page } = ada;
-  await ada.signUp();
+  await ada.signUpByHand();
   await ada.reads("Nothing to do yet");
   await ada.add("Buy milk", "Two bottles");
   await ada.add("Call the plumber");
@@ -87,12 +90,12 @@ story("an expired token is renewed without a word", async (arrive) => {
   ada.expect(/401/);
   await ada.page.route("**/api/auth/token", (route) => route.fulfill({ json: { token: expired } }), { times: 1 });
   const statuses = [];
-  ada.page.on("response", (answer) => answer.request().method() === "POST" && statuses.push(answer.status()));
+  ada.page.on("response", (answer) => answer.url().startsWith(BACKEND) && statuses.push(answer.status()));
 
   await ada.add("Buy milk");
 
-  await until(() => statuses.length === 2);
-  assert.deepEqual(statuses, [401, 201]);
+  await until(() => statuses.includes(201));
+  assert.equal(statuses.filter((status) => status === 401).length, 1);
   await ada.sees("Buy milk");
 });
 
@@ -277,6 +280,8 @@ story("leaving the page sends the deletion that could still be undone", async (a
   await ada.page.getByRole("button", { name: "Delete “Buy milk”" }).click();
   await ada.sees("Keep me");
 
+  // A page that leaves never learns whether its request arrived, so the next one asks again.
+  ada.expect(/404/);
   await ada.page.reload();
 
   await ada.sees("Keep me");
@@ -368,7 +373,8 @@ story("nothing moves, and no foreign or inline script can run", async (arrive) =
   await ada.signUp();
   await ada.add("Buy milk");
   const foreign = [];
-  page.on("request", ({ url }) => [new URL(page.url()).origin, BACKEND].includes(new URL(url()).origin) || foreign.push(url()));
+  const own = [new URL(page.url()).origin, BACKEND];
+  page.on("request", (request) => own.includes(new URL(request.url()).origin) || foreign.push(request.url()));
   const [answer] = await Promise.all([page.waitForResponse((each) => each.url() === page.url()), page.reload()]);
   await ada.sees("Buy milk");
 
@@ -398,6 +404,8 @@ async function inspected(arrive, options) {
   const ada = await arrive(options);
   const { page } = ada;
   await axe(page, "sign-in");
+  await page.getByRole("button", { name: "Sign up" }).click();
+  await axe(page, "sign-up");
   await ada.signUp();
   await axe(page, "empty list");
   for (const [title, details] of TASKS) await ada.add(title, details);

@@ -39,7 +39,10 @@ class Stack:
         self.directory = directory
         backend, key_pair, shared_secret = free_ports(3)
         self.backend_port = backend
-        self.origins = {"FRONTEND": f"http://localhost:{key_pair}", "FRONTEND_HS256": f"http://localhost:{shared_secret}"}
+        self.origins = {
+            "FRONTEND": f"http://localhost:{key_pair}",
+            "FRONTEND_HS256": f"http://localhost:{shared_secret}",
+        }
         self.secret = secrets.token_hex(32)
         self.parts = {"database": ExitStack(), "backend": ExitStack()}
         self.url = ""
@@ -104,9 +107,7 @@ class Stack:
                     upgrade(self.url)
             for name, (origin, algorithm, lifetime) in {
                 name: (origin, *way)
-                for (name, origin), way in zip(
-                    self.origins.items(), (("EdDSA", "15m"), ("HS256", "2s")), strict=True
-                )
+                for (name, origin), way in zip(self.origins.items(), (("EdDSA", "15m"), ("HS256", "2s")), strict=True)
             }.items():
                 settings = {
                     "BETTER_AUTH_SECRET": self.secret,

@@ -6,7 +6,6 @@ The stories are in frontend/e2e; each is a test here. UPDATE_SCREENSHOTS=1 write
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,9 +13,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-
-from backend import frontend
-from backend.errors import OperatorError
+from chromium import browser
 
 ROOT = Path(__file__).resolve().parents[2]
 STORIES = ROOT / "frontend/e2e/stories.test.mjs"
@@ -24,24 +21,9 @@ NAMES = re.findall(r'^story\("([^"]+)"', STORIES.read_text(), re.MULTILINE)
 HANG_SECONDS = 900
 
 
-def what_is_missing() -> str | None:
-    try:
-        frontend.require_node()
-    except OperatorError as error:
-        return str(error)
-    return None if browser() else "The stories need Chromium: apt-get install chromium, or name it in CHROMIUM."
-
-
-def browser() -> str | None:
-    return os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-
-
 @pytest.fixture(scope="session")
 def addresses() -> Iterator[dict[str, str]]:
-    if missing := what_is_missing():
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"CI must not leave this out. {missing}")
-        pytest.skip(missing)
+    chromium = browser()
     with subprocess.Popen(
         [sys.executable, Path(__file__).with_name("stack.py")],
         cwd=ROOT,
@@ -53,7 +35,7 @@ def addresses() -> Iterator[dict[str, str]]:
         assert stack.stdin and stack.stdout
         line = stack.stdout.readline()
         assert line, "the application did not start; its words are above"
-        yield json.loads(line)
+        yield json.loads(line) | {"CHROMIUM": chromium}
         stack.stdin.close()
 
 
@@ -65,7 +47,7 @@ def outcomes(addresses: dict[str, str], tmp_path_factory: pytest.TempPathFactory
     run = subprocess.run(
         ["node", "--test", *reporter, STORIES],
         cwd=ROOT / "frontend",
-        env={**os.environ, **addresses, "CHROMIUM": str(browser())},
+        env={**os.environ, **addresses},
         capture_output=True,
         text=True,
         timeout=HANG_SECONDS,
@@ -81,3 +63,17 @@ def outcomes(addresses: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 def test_story(name: str, outcomes: dict[str, str | None]) -> None:
     assert name in outcomes, f"the story did not run; there were {list(outcomes)}"
     assert outcomes[name] is None, outcomes[name]
+
+
+def test_the_types_of_the_client_are_those_of_the_api_document(addresses: dict[str, str]) -> None:
+    assert addresses
+
+    check = subprocess.run(["npm", "run", "check"], cwd=ROOT / "frontend", capture_output=True, text=True, check=False)
+
+    assert check.returncode == 0, f"`npm run types` in frontend/ writes them again: {check.stdout}{check.stderr}"
+
+
+def test_the_lock_file_names_no_registry() -> None:
+    packages = json.loads((ROOT / "frontend/package-lock.json").read_text())["packages"]
+
+    assert [name for name, package in packages.items() if "resolved" in package] == []

@@ -54,7 +54,8 @@ export function Board({ user, apiUrl, onSignedOut, signOut }: Props) {
           <div role="group" aria-label="Show" className="-ml-3 flex">
             {VIEWS.map((each) => (
               <button key={each} type="button" className="tab" aria-pressed={view === each} onClick={() => setView(each)}>
-                {each[0]!.toUpperCase() + each.slice(1)} <span className="tabular-nums">{list.tasks ? counts[each] : "–"}</span>
+                <span>{each[0]!.toUpperCase() + each.slice(1)}</span>{" "}
+                <span className="inline-block min-w-[2ch] text-left tabular-nums">{list.tasks && counts[each]}</span>
               </button>
             ))}
           </div>
@@ -88,7 +89,7 @@ export function Board({ user, apiUrl, onSignedOut, signOut }: Props) {
         )}
         {list.tasks && shown.length === 0 && <p className="empty">{emptyWords(tasks.length, view, words)}</p>}
       </main>
-      <Shortcuts {...shortcuts} />
+      {list.tasks && <Shortcuts {...shortcuts} />}
       <Notices list={list} />
     </div>
   );

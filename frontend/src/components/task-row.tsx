@@ -73,19 +73,21 @@ export function TaskRow({ task, list }: { task: Task; list: List }) {
     );
   return (
     <li className={`row group ${saving ? "opacity-70" : ""}`} aria-busy={saving} onKeyDown={onKeyDown}>
-      <input
-        ref={box}
-        data-row
-        type="checkbox"
-        className="tick"
-        aria-label={task.title}
-        checked={task.completed}
-        disabled={saving}
-        onChange={() => void list.toggle(task)}
-      />
+      <label className="-m-2 shrink-0 p-2">
+        <input
+          ref={box}
+          data-row
+          type="checkbox"
+          className="tick"
+          aria-label={task.title}
+          checked={task.completed}
+          disabled={saving}
+          onChange={() => void list.toggle(task)}
+        />
+      </label>
       <div className="min-w-0 flex-1 py-3.5" onDoubleClick={edit}>
-        <p className={`words ${task.completed ? "text-quiet line-through decoration-1" : ""}`}>{task.title}</p>
-        {task.description && <p className="words mt-0.5 text-[0.9375rem] whitespace-pre-line text-quiet">{task.description}</p>}
+        <p className={`words ${task.completed ? "text-quiet line-through decoration-edge" : ""}`}>{task.title}</p>
+        {task.description && <p className="words mt-0.5 text-[0.9375rem] text-pretty whitespace-pre-line text-quiet">{task.description}</p>}
       </div>
       <div className="actions">
         <button type="button" className="icon-button" title="Edit" aria-label={`Edit “${task.title}”`} onClick={edit} disabled={saving}>
