@@ -385,7 +385,7 @@ story("nothing moves, and no foreign or inline script can run", async (arrive) =
     const script = document.createElement("script");
     script.textContent = "window.intruder = true";
     document.body.append(script);
-    document.body.insertAdjacentHTML("beforeend", "<img src=x onerror='window.intruder = true' hidden>");
+    document.body.insertAdjacentHTML("beforeend", "<img src='data:,' onerror='window.intruder = true' hidden>");
   });
   assert.equal(await page.evaluate(() => window.intruder), undefined);
   assert.deepEqual(foreign, []);

@@ -4,6 +4,7 @@ Better Auth in two frontends (a key pair, and the shared secret), one backend, o
 a line of JSON, then takes orders by POST, such as /backend/stop; ends when standard input does.
 """
 
+import asyncio
 import json
 import os
 import secrets
@@ -16,6 +17,7 @@ from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import asyncpg
 import httpx
 
 from backend import frontend
@@ -77,10 +79,6 @@ class Stack:
         raise RuntimeError("the backend did not start")
 
     def rotate(self) -> None:
-        import asyncio
-
-        import asyncpg
-
         async def run() -> None:
             connection = await asyncpg.connect(self.url)
             await connection.execute(ROTATE)
@@ -100,28 +98,27 @@ class Stack:
     def run(self) -> None:
         frontend.build(lambda text: print(f"{text} …", file=sys.stderr, flush=True))
         with ExitStack() as whole:
-            for part in ("database", "backend"):
-                whole.callback(self.parts[part].close)
-                if part == "database":
-                    self.start_database()
-                    upgrade(self.url)
-            for name, (origin, algorithm, lifetime) in {
-                name: (origin, *way)
-                for (name, origin), way in zip(self.origins.items(), (("EdDSA", "15m"), ("HS256", "2s")), strict=True)
-            }.items():
-                settings = {
-                    "BETTER_AUTH_SECRET": self.secret,
-                    "BETTER_AUTH_URL": origin,
-                    "DATABASE_URL": self.url,
-                    "API_URL": f"http://localhost:{self.backend_port}",
-                    "JWT_ALGORITHM": algorithm,
-                    "JWT_LIFETIME": lifetime,
-                }
-                if name == "FRONTEND":
-                    frontend.migrate(settings)
-                whole.enter_context(frontend.serving(int(origin.rpartition(":")[2]), settings))
+            for part in self.parts.values():
+                whole.callback(part.close)
+            self.start_database()
+            upgrade(self.url)
+            key_pair, shared_secret = self.origins.values()
+            frontend.migrate(self.settings(key_pair))
+            for settings in (self.settings(key_pair), self.settings(shared_secret, algorithm="HS256", lifetime="2s")):
+                port = int(settings["BETTER_AUTH_URL"].rpartition(":")[2])
+                whole.enter_context(frontend.serving(port, settings))
             self.start_backend()
             self.serve(whole)
+
+    def settings(self, origin: str, *, algorithm: str = "EdDSA", lifetime: str = "15m") -> dict[str, str]:
+        return {
+            "BETTER_AUTH_SECRET": self.secret,
+            "BETTER_AUTH_URL": origin,
+            "DATABASE_URL": self.url,
+            "API_URL": f"http://localhost:{self.backend_port}",
+            "JWT_ALGORITHM": algorithm,
+            "JWT_LIFETIME": lifetime,
+        }
 
     def serve(self, whole: ExitStack) -> None:
         stack = self
@@ -142,7 +139,12 @@ class Stack:
             "CONTROL": f"http://127.0.0.1:{control.server_port}",
         }
         print(json.dumps(addresses), flush=True)
-        threading.Thread(target=lambda: (sys.stdin.read(), control.shutdown()), daemon=True).start()
+
+        def end_with_input() -> None:
+            sys.stdin.read()
+            control.shutdown()
+
+        threading.Thread(target=end_with_input, daemon=True).start()
         control.serve_forever()
 
 

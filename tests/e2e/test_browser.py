@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import pytest
 from chromium import browser
@@ -32,7 +32,8 @@ def addresses() -> Iterator[dict[str, str]]:
         text=True,
         start_new_session=True,
     ) as stack:
-        assert stack.stdin and stack.stdout
+        assert stack.stdin
+        assert stack.stdout
         line = stack.stdout.readline()
         assert line, "the application did not start; its words are above"
         yield json.loads(line) | {"CHROMIUM": chromium}
@@ -54,7 +55,7 @@ def outcomes(addresses: dict[str, str], tmp_path_factory: pytest.TempPathFactory
         check=False,
     )
     assert report.exists(), run.stdout + run.stderr
-    cases = ElementTree.parse(report).iter("testcase")
+    cases = ET.parse(report).iter("testcase")
     failures = {case.get("name", ""): case.find("failure") for case in cases}
     return {name: None if failure is None else f"{failure.text}" for name, failure in failures.items()}
 
