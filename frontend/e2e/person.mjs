@@ -25,7 +25,8 @@ export function story(name, tell) {
       });
       for (const person of people) assert.deepEqual(person.troubles, [], "troubles that nobody expected");
     } catch (error) {
-      for (const { page } of people) error.message += `\n${await page.locator("body").innerText().catch(String)}`;
+      for (const { page, troubles } of people)
+        error.message += `\n${[await page.locator("body").innerText().catch(String), ...troubles].join("\n")}`;
       throw error;
     } finally {
       for (const { page } of people) await page.context().close();

@@ -64,12 +64,17 @@ export function useTasks(api: Api, onSignedOut: (reason: string) => void) {
   useEffect(() => {
     if (!away) return;
     let attempt = 0;
-    let timer: ReturnType<typeof setTimeout>;
-    const retry = () => {
-      timer = setTimeout(() => void load().then(retry), 1000 * RETRY_SECONDS[Math.min(attempt++, 3)]!);
+    let over = false;
+    const retry = async () => {
+      await new Promise((wake) => setTimeout(wake, 1000 * RETRY_SECONDS[Math.min(attempt++, 3)]!));
+      if (over) return;
+      await load();
+      void retry();
     };
-    retry();
-    return () => clearTimeout(timer);
+    void retry();
+    return () => {
+      over = true;
+    };
   }, [away, load]);
 
   const put = (id: number, change: Partial<Task>) =>
