@@ -15,7 +15,16 @@ from pathlib import Path
 from backend.errors import OperatorError
 
 DIRECTORY = Path(__file__).resolve().parent.parent / "frontend"
-NOT_SOURCE = {"node_modules", ".next", ".migrate", "e2e", "next-env.d.ts", "tsconfig.tsbuildinfo"}
+NOT_SOURCE = {
+    "node_modules",
+    ".next",
+    ".migrate",
+    "e2e",
+    ".env",
+    ".env.example",
+    "next-env.d.ts",
+    "tsconfig.tsbuildinfo",
+}
 NEXT = "node_modules/next/dist/bin/next"
 NODE_MAJOR = 20
 READY_SECONDS = 120
