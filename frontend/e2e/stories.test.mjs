@@ -86,16 +86,24 @@ story("an expired token is renewed without a word", async (arrive) => {
   const ada = await arrive({ at: FRONTEND_HS256 });
   await ada.signUp();
   const expired = await ada.token();
-  await until(() => Date.now() / 1000 > claims(expired).exp + 1);
-  ada.expect(/401/);
-  await ada.page.route("**/api/auth/token", (route) => route.fulfill({ json: { token: expired } }), { times: 1 });
   const statuses = [];
-  ada.page.on("response", (answer) => statuses.push(`${answer.status()} ${answer.request().method()}`));
+  ada.page.on("response", (answer) => statuses.push(answer.status()));
+  ada.expect(/401/);
+  await until(() => Date.now() / 1000 > claims(expired).exp + 1);
+  // The page renews its token by itself, so an old one must be put into its hand.
+  await ada.page.evaluate((token) => {
+    const real = window.fetch;
+    window.fetch = async (...request) => {
+      if (!String(request[0]?.url ?? request[0]).endsWith("/api/auth/token")) return real(...request);
+      window.fetch = real;
+      return Response.json({ token });
+    };
+  }, expired);
 
   await ada.add("Buy milk");
 
-  await until(() => statuses.includes("201 POST"));
-  assert.deepEqual(statuses.filter((each) => !each.endsWith("OPTIONS")), ["200 GET", "401 POST", "200 GET", "201 POST"]);
+  await until(() => statuses.includes(201));
+  assert.equal(statuses.filter((status) => status === 401).length, 1);
   await ada.sees("Buy milk");
 });
 

@@ -1,5 +1,6 @@
 import type { Metadata, Viewport } from "next";
 import localFont from "next/font/local";
+import { connection } from "next/server";
 import type { ReactNode } from "react";
 import "./globals.css";
 
@@ -23,7 +24,8 @@ export const viewport: Viewport = {
   ],
 };
 
-export default function Layout({ children }: { children: ReactNode }) {
+export default async function Layout({ children }: { children: ReactNode }) {
+  await connection(); // A page that was made beforehand could not carry the nonce of its answer.
   return (
     <html lang="en" className={`${text.variable} ${display.variable}`}>
       <body>{children}</body>

@@ -1,6 +1,6 @@
 import { type FormEvent, type KeyboardEvent, type RefObject, useId, useState } from "react";
 import type { Problem, Words } from "@/api";
-import { useDraft } from "@/use-draft";
+import { useDraft } from "@/use-stored";
 
 type Props = {
   userId: string;

@@ -9,9 +9,16 @@ import type { User } from "./todo";
 
 const VIEWS = ["all", "active", "done"] as const;
 type View = (typeof VIEWS)[number];
-type Props = { user: User; apiUrl: string; onSignedOut: (reason: string) => void; signOut: () => Promise<void> };
+type Props = {
+  user: User;
+  apiUrl: string;
+  /** The person has just signed in on this page. */
+  arriving: boolean;
+  onSignedOut: (reason: string) => void;
+  signOut: () => Promise<void>;
+};
 
-export function Board({ user, apiUrl, onSignedOut, signOut }: Props) {
+export function Board({ user, apiUrl, arriving, onSignedOut, signOut }: Props) {
   const api = useMemo(() => createApi(apiUrl, user.id), [apiUrl, user.id]);
   const list = useTasks(api, onSignedOut);
   const [view, setView] = useState<View>("all");
@@ -19,6 +26,7 @@ export function Board({ user, apiUrl, onSignedOut, signOut }: Props) {
   const title = useRef<HTMLInputElement>(null);
   const searchField = useRef<HTMLInputElement>(null);
   const rows = useRef<HTMLUListElement>(null);
+  const heading = useRef<HTMLHeadingElement>(null);
   const shortcuts = useShortcuts({ title, search: searchField, rows, undo: list.undo });
 
   const tasks = list.tasks ?? [];
@@ -30,6 +38,10 @@ export function Board({ user, apiUrl, onSignedOut, signOut }: Props) {
       (view === "all" || task.completed === (view === "done")) &&
       `${task.title}\n${task.description ?? ""}`.toLowerCase().includes(words),
   );
+
+  useEffect(() => {
+    if (arriving) heading.current?.focus();
+  }, [arriving]);
 
   // When the row with the focus goes, the focus stays in its place instead of falling to the top of the page.
   const focused = useRef<number | null>(null);
@@ -48,7 +60,9 @@ export function Board({ user, apiUrl, onSignedOut, signOut }: Props) {
         </button>
       </header>
       <main>
-        <h1 className="display mt-8 mb-6 text-5xl">Todo</h1>
+        <h1 ref={heading} tabIndex={-1} className="display mt-8 mb-6 text-5xl outline-none">
+          Todo
+        </h1>
         <AddTask userId={user.id} add={list.add} titleRef={title} />
         <div className="mt-8 mb-2 flex flex-wrap items-center justify-between gap-x-6 gap-y-2">
           <div role="group" aria-label="Show" className="-ml-3 flex">

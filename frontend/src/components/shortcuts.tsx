@@ -1,4 +1,5 @@
-import { type RefObject, useEffect, useState } from "react";
+import { type RefObject, useEffect } from "react";
+import { useStored } from "@/use-stored";
 
 type Places = {
   title: RefObject<HTMLInputElement | null>;
@@ -7,11 +8,10 @@ type Places = {
   undo: () => void;
 };
 
-const STORED = "shortcuts";
-
 /** Single keys for those who want them: off where somebody types, and off altogether on request (WCAG 2.1.4). */
 export function useShortcuts({ title, search, rows, undo }: Places) {
-  const [on, setOn] = useState(() => localStorage.getItem(STORED) !== "off");
+  const [stored, store] = useStored("localStorage", "shortcuts");
+  const on = stored !== "off";
 
   useEffect(() => {
     function onKeyDown(event: KeyboardEvent) {
@@ -37,13 +37,7 @@ export function useShortcuts({ title, search, rows, undo }: Places) {
     return () => document.removeEventListener("keydown", onKeyDown);
   }, [on, title, search, rows, undo]);
 
-  return {
-    on,
-    toggle: () => {
-      localStorage.setItem(STORED, on ? "off" : "on");
-      setOn(!on);
-    },
-  };
+  return { on, toggle: () => store(on ? "off" : null) };
 }
 
 const KEYS = [

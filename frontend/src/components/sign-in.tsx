@@ -25,7 +25,7 @@ export function SignIn({ reason, onSignedIn }: { reason: string | null; onSigned
   return (
     <main className="page grid min-h-dvh max-w-sm content-center">
       <h1 className="display text-5xl">Todo</h1>
-      <p className="mt-2 mb-8 text-quiet">{reason ?? "A quiet list of what there is to do."}</p>
+      <p role={reason ? "alert" : undefined} className="mt-2 mb-8 text-quiet">{reason ?? "A quiet list of what there is to do."}</p>
       <form onSubmit={submit} aria-label={joining ? "Sign up" : "Sign in"} noValidate>
         {joining && <Field label="Name" name="name" autoComplete="name" required maxLength={100} error={at("name")} />}
         <Field label="E-mail" name="email" type="email" autoComplete="email" required error={at("email")} />

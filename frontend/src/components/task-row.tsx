@@ -1,6 +1,6 @@
 import { type KeyboardEvent, useRef, useState } from "react";
 import type { Problem, Task } from "@/api";
-import { useDraft } from "@/use-draft";
+import { useDraft } from "@/use-stored";
 import type { useTasks } from "@/use-tasks";
 import { WordsFields, Wrong } from "./add-task";
 

@@ -1,19 +1,16 @@
 "use client";
 
-import { useCallback, useState, useSyncExternalStore } from "react";
+import { useCallback, useState } from "react";
 import { authClient } from "@/auth-client";
 import { Board } from "./board";
 import { SignIn } from "./sign-in";
 
 export type User = { id: string; name: string };
 
-const never = () => () => {};
-
 /** Who is here? Nobody: the sign-in; somebody: their list. */
 export function Todo({ initialUser, apiUrl }: { initialUser: User | null; apiUrl: string }) {
   const [user, setUser] = useState(initialUser);
   const [reason, setReason] = useState<string | null>(null);
-  const inBrowser = useSyncExternalStore(never, () => true, () => false);
 
   const onSignedOut = useCallback((why: string) => {
     setReason(why);
@@ -36,5 +33,14 @@ export function Todo({ initialUser, apiUrl }: { initialUser: User | null; apiUrl
         }}
       />
     );
-  return inBrowser && <Board key={user.id} user={user} apiUrl={apiUrl} onSignedOut={onSignedOut} signOut={signOut} />;
+  return (
+    <Board
+      key={user.id}
+      user={user}
+      apiUrl={apiUrl}
+      arriving={user !== initialUser}
+      onSignedOut={onSignedOut}
+      signOut={signOut}
+    />
+  );
 }
