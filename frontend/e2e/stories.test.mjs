@@ -91,14 +91,12 @@ story("an expired token is renewed without a word", async (arrive) => {
   ada.expect(/401/);
   await until(() => Date.now() / 1000 > claims(expired).exp + 1);
   // The page renews its token by itself, so an old one must be put into its hand.
-  await ada.page.evaluate((token) => {
-    const real = window.fetch;
-    window.fetch = async (...request) => {
-      if (!String(request[0]?.url ?? request[0]).endsWith("/api/auth/token")) return real(...request);
-      window.fetch = real;
-      return Response.json({ token });
-    };
-  }, expired);
+  let given = false;
+  await ada.page.route("**/api/auth/token", (route) => {
+    if (given) return route.continue();
+    given = true;
+    return route.fulfill({ json: { token: expired } });
+  });
 
   await ada.add("Buy milk");
 
