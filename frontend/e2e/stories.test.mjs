@@ -268,6 +268,8 @@ story("offline the page says so, and takes a refused change back", async (arrive
   await ada.task("Buy milk").click();
   await ada.reads("“Buy milk” was not changed.");
   await ada.sees("Buy milk");
+  await page.getByRole("button", { name: "Sign out" }).click();
+  await ada.reads("You are still signed in.");
   await page.context().setOffline(false);
   await page.getByText("You are offline.").waitFor({ state: "detached" });
 

@@ -106,7 +106,7 @@ export function useTasks(api: Api, onSignedOut: (reason: string) => void) {
   async function add(words: Words): Promise<Problem | null> {
     const now = new Date().toISOString();
     const shown: Task = { ...words, id: -1, user_id: "", completed: false, created_at: now, updated_at: now };
-    setTasks((list) => [shown, ...(list ?? [])]);
+    setTasks((list) => list && [shown, ...list]);
     try {
       const task = await tracked(api.add(words));
       setTasks((list) => list?.map((each) => (each.id === shown.id ? task : each)) ?? null);
@@ -135,9 +135,9 @@ export function useTasks(api: Api, onSignedOut: (reason: string) => void) {
     setDeleted(null);
     try {
       await tracked(api.remove(task.id));
-      sessionStorage.removeItem(DELETING);
+      forget(task);
     } catch (error) {
-      sessionStorage.removeItem(DELETING);
+      forget(task);
       const problem = failed(error);
       if (problem.status === 404) return;
       giveBack(task);
@@ -156,8 +156,8 @@ export function useTasks(api: Api, onSignedOut: (reason: string) => void) {
   function undo(): void {
     if (!pending.current) return;
     giveBack(pending.current);
+    forget(pending.current);
     pending.current = null;
-    sessionStorage.removeItem(DELETING);
     setDeleted(null);
   }
 
@@ -169,8 +169,12 @@ export function useTasks(api: Api, onSignedOut: (reason: string) => void) {
 
   return {
     tasks, away, notice, deleted, undoSeconds: UNDO_SECONDS,
-    add, edit, toggle, remove, undo, settleDeleted, dismiss: () => setNotice(null),
+    add, edit, toggle, remove, undo, settleDeleted, say: setNotice,
   };
 }
 
 const newestFirst = (a: Task, b: Task) => b.created_at.localeCompare(a.created_at) || b.id - a.id;
+
+function forget(task: Task) {
+  if (sessionStorage.getItem(DELETING) === String(task.id)) sessionStorage.removeItem(DELETING);
+}

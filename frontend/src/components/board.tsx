@@ -15,7 +15,7 @@ type Props = {
   /** The person has just signed in on this page. */
   arriving: boolean;
   onSignedOut: (reason: string) => void;
-  signOut: () => Promise<void>;
+  signOut: () => Promise<boolean>;
 };
 
 export function Board({ user, apiUrl, arriving, onSignedOut, signOut }: Props) {
@@ -43,6 +43,11 @@ export function Board({ user, apiUrl, arriving, onSignedOut, signOut }: Props) {
     if (arriving) heading.current?.focus();
   }, [arriving]);
 
+  async function leave() {
+    await list.settleDeleted();
+    if (!(await signOut())) list.say("You are still signed in. The server cannot be reached.");
+  }
+
   // When the row with the focus goes, the focus stays in its place instead of falling to the top of the page.
   const focused = useRef<number | null>(null);
   useEffect(() => {
@@ -55,7 +60,7 @@ export function Board({ user, apiUrl, arriving, onSignedOut, signOut }: Props) {
     <div className="page pb-32">
       <header className="flex items-center justify-between pt-6 text-sm text-quiet">
         <span className="truncate">{user.name}</span>
-        <button type="button" className="link shrink-0" onClick={() => void list.settleDeleted().then(signOut)}>
+        <button type="button" className="link shrink-0" onClick={() => void leave()}>
           Sign out
         </button>
       </header>

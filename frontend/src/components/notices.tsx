@@ -21,7 +21,7 @@ export function Notices({ list }: { list: List }) {
         {notice && (
           <div className="notice">
             {notice}
-            <button type="button" className="notice-button" onClick={list.dismiss}>
+            <button type="button" className="notice-button" onClick={() => list.say(null)}>
               Close
             </button>
           </div>

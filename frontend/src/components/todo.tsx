@@ -17,10 +17,12 @@ export function Todo({ initialUser, apiUrl }: { initialUser: User | null; apiUrl
     setUser(null);
   }, []);
 
-  async function signOut() {
-    await authClient.signOut();
+  async function signOut(): Promise<boolean> {
+    const answer = await authClient.signOut().catch(() => null);
+    if (!answer?.data) return false;
     setReason(null);
     setUser(null);
+    return true;
   }
 
   if (!user)
