@@ -36,7 +36,8 @@ function tokenSource(userId: string) {
       throw new Problem(0, UNREACHABLE);
     });
     if (error?.status === 401) throw new Problem(401, SIGNED_OUT);
-    if (!data) throw new Problem(error?.status === 429 ? 503 : (error?.status ?? 0), "The sign-in service cannot be reached.");
+    if (!data)
+      throw new Problem(error?.status === 429 ? 503 : (error?.status ?? 0), "The sign-in service cannot be reached.");
     const claims = JSON.parse(atob(data.token.split(".")[1]!.replace(/-/g, "+").replace(/_/g, "/")));
     if (claims.sub !== userId) throw new Problem(401, "Someone else has signed in meanwhile. Please sign in again.");
     // Lifetime counts from now, so that a wrong clock in this machine does no harm.
@@ -98,5 +99,9 @@ async function unwrap<T>(answer: Promise<{ data?: T; error?: unknown; response: 
   if (response.ok) return data as T;
   const { detail, errors = [] } = (error || {}) as Partial<components["schemas"]["ValidationProblemRead"]>;
   const fields = Object.fromEntries(errors.map(({ loc, msg }) => [String(loc.at(-1)), msg]));
-  throw new Problem(response.status, typeof detail === "string" ? detail : `The server answered ${response.status}.`, fields);
+  throw new Problem(
+    response.status,
+    typeof detail === "string" ? detail : `The server answered ${response.status}.`,
+    fields,
+  );
 }

@@ -3,7 +3,13 @@ import { jwt } from "better-auth/plugins";
 import { SignJWT } from "jose";
 import { Pool } from "pg";
 
-const { BETTER_AUTH_SECRET = "", BETTER_AUTH_URL = "", DATABASE_URL, JWT_ALGORITHM, JWT_LIFETIME = "15m" } = process.env;
+const {
+  BETTER_AUTH_SECRET = "",
+  BETTER_AUTH_URL = "",
+  DATABASE_URL,
+  JWT_ALGORITHM,
+  JWT_LIFETIME = "15m",
+} = process.env;
 
 // JWT_ALGORITHM=HS256 signs with the secret that the backend shares; by default a key pair of the plugin's own does.
 const sharedSecret = {

@@ -9,7 +9,11 @@ const subscribe = (listener: () => void) => {
 
 /** A text in the browser's storage; on the server, and where there is none, null. */
 export function useStored(place: "localStorage" | "sessionStorage", key: string) {
-  const value = useSyncExternalStore(subscribe, () => window[place].getItem(key), () => null);
+  const value = useSyncExternalStore(
+    subscribe,
+    () => window[place].getItem(key),
+    () => null,
+  );
   const keep = useCallback(
     (next: string | null) => {
       if (next === null) window[place].removeItem(key);

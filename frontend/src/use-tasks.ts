@@ -15,7 +15,7 @@ export function useTasks(api: Api, onSignedOut: (reason: string) => void) {
   const changes = useRef({ begun: 0, underWay: 0 });
   const last = useRef(new Map<number, Promise<unknown>>());
 
-  const tracked = useCallback(<T,>(request: Promise<T>): Promise<T> => {
+  const tracked = useCallback(<T>(request: Promise<T>): Promise<T> => {
     changes.current.begun++;
     changes.current.underWay++;
     return request.finally(() => changes.current.underWay--);
@@ -168,8 +168,18 @@ export function useTasks(api: Api, onSignedOut: (reason: string) => void) {
   }, [settleDeleted]);
 
   return {
-    tasks, away, notice, deleted, undoSeconds: UNDO_SECONDS,
-    add, edit, toggle, remove, undo, settleDeleted, say: setNotice,
+    tasks,
+    away,
+    notice,
+    deleted,
+    undoSeconds: UNDO_SECONDS,
+    add,
+    edit,
+    toggle,
+    remove,
+    undo,
+    settleDeleted,
+    say: setNotice,
   };
 }
 

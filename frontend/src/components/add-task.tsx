@@ -29,7 +29,14 @@ export function AddTask({ userId, add, titleRef }: Props) {
     <form onSubmit={submit} aria-label="Add a task" aria-busy={busy}>
       <div className="card flex items-end">
         <div className="min-w-0 flex-1">
-          <WordsFields words={{ title, description }} setWords={setDraft} problem={problem} busy={busy} titleRef={titleRef} names={["New task", "Details"]} />
+          <WordsFields
+            words={{ title, description }}
+            setWords={setDraft}
+            problem={problem}
+            busy={busy}
+            titleRef={titleRef}
+            names={["New task", "Details"]}
+          />
         </div>
         <button type="submit" className="button m-2" disabled={busy}>
           Add
@@ -69,9 +76,23 @@ export function WordsFields({ words, setWords, problem, busy, titleRef, names }:
     );
   return (
     <>
-      <input ref={titleRef} className="bare pt-3.5 text-[1.0625rem]" aria-label={names[0]} placeholder="What is there to do?" autoComplete="off" {...attributes("title")} />
+      <input
+        ref={titleRef}
+        className="bare pt-3.5 text-[1.0625rem]"
+        aria-label={names[0]}
+        placeholder="What is there to do?"
+        autoComplete="off"
+        {...attributes("title")}
+      />
       {reason("title")}
-      <textarea className="bare pb-2 text-[0.9375rem]" rows={1} aria-label={names[1]} placeholder="Details, if any" onKeyDown={sendOnEnter} {...attributes("description")} />
+      <textarea
+        className="bare pb-2 text-[0.9375rem]"
+        rows={1}
+        aria-label={names[1]}
+        placeholder="Details, if any"
+        onKeyDown={sendOnEnter}
+        {...attributes("description")}
+      />
       {reason("description")}
     </>
   );
@@ -80,7 +101,11 @@ export function WordsFields({ words, setWords, problem, busy, titleRef, names }:
 /** What is wrong and belongs to no field. */
 export function Wrong({ problem }: { problem: Problem | null }) {
   const general = problem && !problem.fields.title && !problem.fields.description;
-  return general ? <p role="alert" className="px-4 pt-2 text-sm text-wrong">Not saved. {problem.message}</p> : null;
+  return general ? (
+    <p role="alert" className="px-4 pt-2 text-sm text-wrong">
+      Not saved. {problem.message}
+    </p>
+  ) : null;
 }
 
 function sendOnEnter(event: KeyboardEvent<HTMLTextAreaElement>) {

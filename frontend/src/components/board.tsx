@@ -72,8 +72,15 @@ export function Board({ user, apiUrl, arriving, onSignedOut, signOut }: Props) {
         <div className="mt-8 mb-2 flex flex-wrap items-center justify-between gap-x-6 gap-y-2">
           <div role="group" aria-label="Show" className="-ml-3 flex">
             {VIEWS.map((each) => (
-              <button key={each} type="button" className="tab min-w-16 text-left" aria-pressed={view === each} onClick={() => setView(each)}>
-                {each[0]!.toUpperCase() + each.slice(1)} <span className="tabular-nums">{list.tasks ? counts[each] : "\u2007"}</span>
+              <button
+                key={each}
+                type="button"
+                className="tab"
+                aria-pressed={view === each}
+                onClick={() => setView(each)}
+              >
+                {each[0]!.toUpperCase() + each.slice(1)}{" "}
+                <span className="tabular-nums">{list.tasks ? counts[each] : "\u2007"}</span>
               </button>
             ))}
           </div>

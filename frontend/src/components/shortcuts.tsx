@@ -52,7 +52,7 @@ const KEYS = [
 
 export function Shortcuts({ on, toggle }: { on: boolean; toggle: () => void }) {
   return (
-    <footer className="mt-12 flex flex-wrap items-center gap-x-4 gap-y-3 text-[0.8125rem] text-quiet pointer-coarse:hidden">
+    <footer className="keys">
       {KEYS.map(([key, meaning]) => (
         <span key={key}>
           <kbd>{key}</kbd> {meaning}

@@ -25,7 +25,9 @@ export function SignIn({ reason, onSignedIn }: { reason: string | null; onSigned
   return (
     <main className="page grid min-h-dvh max-w-sm content-center">
       <h1 className="display text-5xl">Todo</h1>
-      <p role={reason ? "alert" : undefined} className="mt-2 mb-8 text-quiet">{reason ?? "A quiet list of what there is to do."}</p>
+      <p role={reason ? "alert" : undefined} className="mt-2 mb-8 text-quiet">
+        {reason ?? "A quiet list of what there is to do."}
+      </p>
       <form onSubmit={submit} aria-label={joining ? "Sign up" : "Sign in"} noValidate>
         {joining && <Field label="Name" name="name" autoComplete="name" required maxLength={100} error={at("name")} />}
         <Field label="E-mail" name="email" type="email" autoComplete="email" required error={at("email")} />
@@ -46,7 +48,14 @@ export function SignIn({ reason, onSignedIn }: { reason: string | null; onSigned
       </form>
       <p className="text-sm text-quiet">
         {joining ? "You have an account? " : "New here? "}
-        <button type="button" className="link" onClick={() => { setJoining(!joining); setFault(null); }}>
+        <button
+          type="button"
+          className="link"
+          onClick={() => {
+            setJoining(!joining);
+            setFault(null);
+          }}
+        >
           {joining ? "Sign in" : "Sign up"}
         </button>
       </p>
@@ -58,7 +67,7 @@ function explain({ status, code, message }: { status: number; code?: string; mes
   if (status === 0 || status >= 500) return { message: "The server cannot be reached. Please try again in a moment." };
   const words = message ?? `The server answered ${status}.`;
   if (/PASSWORD/.test(code ?? "") && !/EMAIL/.test(code ?? "")) return { field: "password", message: words };
-  if (/USER_ALREADY_EXISTS|INVALID_EMAIL$/.test(code ?? "") || /email/i.test(words) && !/password/i.test(words))
+  if (/USER_ALREADY_EXISTS|INVALID_EMAIL$/.test(code ?? "") || (/email/i.test(words) && !/password/i.test(words)))
     return { field: "email", message: words };
   return { message: words };
 }

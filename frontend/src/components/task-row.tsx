@@ -27,10 +27,16 @@ export function TaskRow({ task, list }: { task: Task; list: List }) {
     setTimeout(() => box.current?.focus());
   }
 
+  function cancel() {
+    setDraft(null);
+    close();
+  }
+
   async function save() {
     const words = draft ?? now;
     close();
-    const failure = words.title === now.title && words.description === now.description ? null : await list.edit(task, words);
+    const failure =
+      words.title === now.title && words.description === now.description ? null : await list.edit(task, words);
     if (!failure) return setDraft(null);
     setProblem(failure);
     edit();
@@ -38,9 +44,7 @@ export function TaskRow({ task, list }: { task: Task; list: List }) {
 
   function onKeyDown(event: KeyboardEvent<HTMLLIElement>) {
     if (editing) {
-      if (event.key !== "Escape") return;
-      setDraft(null);
-      close();
+      if (event.key === "Escape") cancel();
     } else if (event.key === "e" && !event.ctrlKey && !event.metaKey && !event.altKey) {
       event.preventDefault();
       edit();
@@ -58,10 +62,16 @@ export function TaskRow({ task, list }: { task: Task; list: List }) {
             void save();
           }}
         >
-          <WordsFields words={draft ?? now} setWords={setDraft} problem={problem} titleRef={field} names={["Title", "Details"]} />
+          <WordsFields
+            words={draft ?? now}
+            setWords={setDraft}
+            problem={problem}
+            titleRef={field}
+            names={["Title", "Details"]}
+          />
           <Wrong problem={problem} />
           <div className="flex justify-end gap-2 p-2 pt-0">
-            <button type="button" className="quiet-button" onClick={() => { setDraft(null); close(); }}>
+            <button type="button" className="quiet-button" onClick={cancel}>
               Cancel
             </button>
             <button type="submit" className="button">
@@ -87,20 +97,29 @@ export function TaskRow({ task, list }: { task: Task; list: List }) {
       </label>
       <div className="min-w-0 flex-1 py-3.5" onDoubleClick={edit}>
         <p className={`words ${task.completed ? "text-quiet line-through decoration-edge" : ""}`}>{task.title}</p>
-        {task.description && <p className="words mt-0.5 text-[0.9375rem] text-pretty whitespace-pre-line text-quiet">{task.description}</p>}
+        {task.description && (
+          <p className="words mt-0.5 text-[0.9375rem] text-pretty whitespace-pre-line text-quiet">{task.description}</p>
+        )}
       </div>
       <div className="actions">
-        <button type="button" className="icon-button" title="Edit" aria-label={`Edit “${task.title}”`} onClick={edit} disabled={saving}>
-          <svg viewBox="0 0 20 20" aria-hidden="true">
-            <path d="M4 16l.8-3.4 8.4-8.4a1.4 1.4 0 0 1 2 0l.6.6a1.4 1.4 0 0 1 0 2l-8.4 8.4L4 16z" />
-          </svg>
-        </button>
-        <button type="button" className="icon-button" title="Delete" aria-label={`Delete “${task.title}”`} onClick={() => list.remove(task)} disabled={saving}>
-          <svg viewBox="0 0 20 20" aria-hidden="true">
-            <path d="M4 6h12M8.2 6V4.2h3.6V6M5.6 6l.7 10h7.4l.7-10" />
-          </svg>
-        </button>
+        <IconButton verb="Edit" {...{ task, saving }} onClick={edit} shape={PENCIL} />
+        <IconButton verb="Delete" {...{ task, saving }} onClick={() => list.remove(task)} shape={BIN} />
       </div>
     </li>
+  );
+}
+
+const PENCIL = "M4 16l.8-3.4 8.4-8.4a1.4 1.4 0 0 1 2 0l.6.6a1.4 1.4 0 0 1 0 2l-8.4 8.4L4 16z";
+const BIN = "M4 6h12M8.2 6V4.2h3.6V6M5.6 6l.7 10h7.4l.7-10";
+type IconProps = { verb: string; task: Task; saving: boolean; onClick: () => void; shape: string };
+
+function IconButton({ verb, task, saving, onClick, shape }: IconProps) {
+  const label = `${verb} “${task.title}”`;
+  return (
+    <button type="button" className="icon-button" title={verb} aria-label={label} onClick={onClick} disabled={saving}>
+      <svg viewBox="0 0 20 20" aria-hidden="true">
+        <path d={shape} />
+      </svg>
+    </button>
   );
 }

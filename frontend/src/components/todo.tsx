@@ -25,16 +25,7 @@ export function Todo({ initialUser, apiUrl }: { initialUser: User | null; apiUrl
     return true;
   }
 
-  if (!user)
-    return (
-      <SignIn
-        reason={reason}
-        onSignedIn={(who) => {
-          setReason(null);
-          setUser(who);
-        }}
-      />
-    );
+  if (!user) return <SignIn reason={reason} onSignedIn={setUser} />;
   return (
     <Board
       key={user.id}
