@@ -27,6 +27,9 @@ $(BETTER_AUTH)/.complete: tests/better_auth/package-lock.json tests/better_auth/
 run: setup ## serve on http://127.0.0.1:8000 (PORT=…), with a PostgreSQL of its own and a token to try it
 	@exec $(BIN)/python -m backend dev --port $(PORT)
 
+demo: setup ## the whole application in a browser, with the reference frontend; needs Node.js
+	@exec $(BIN)/python -m backend demo
+
 test: setup better-auth ## everything that must hold: style, types, imports, tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -50,4 +53,4 @@ lock: setup ## resolve the dependencies again
 	$(BIN)/python -m uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
 		--no-emit-find-links --upgrade --quiet pyproject.toml --extra dev --output-file requirements-dev.txt
 
-.PHONY: help setup better-auth run test faults format lock
+.PHONY: help setup better-auth run demo test faults format lock

@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import secrets
+import signal
 import sys
 import threading
 import time
@@ -73,6 +74,60 @@ def dev(
             print(_welcome(f"http://127.0.0.1:{port}", database, settings), flush=True)
 
         server.run(listener, listening, **({"reload": True, "reload_dirs": [str(ENV_FILE.parent)]} if reload else {}))
+
+
+@cli.command()
+def demo(
+    *,
+    port: Port = 8000,
+    frontend_port: Annotated[int, typer.Option(min=1, max=65_535, help="TCP port of the frontend.")] = 3000,
+) -> None:
+    """Serve the reference frontend in frontend/ and this backend, on one embedded PostgreSQL in .data/.
+
+    Needs Node.js; installs and builds the frontend where that has not been done. JWT_ALGORITHM=HS256 makes it sign
+    tokens with the shared secret instead of a key pair of its own.
+    """
+    from backend import frontend
+    from backend.embedded import embedded_postgres
+    from backend.migrate import upgrade
+
+    with ExitStack() as stack:
+        listener = stack.enter_context(server.listener("127.0.0.1", port))
+        frontend.require_node()
+        frontend.require_port(frontend_port)
+        logs.configure(as_json=False)
+        logging.getLogger("uvicorn").setLevel(logging.WARNING)
+        logging.getLogger("backend.access").setLevel(logging.WARNING)
+        progress = _Progress()
+        stack.callback(progress.stop)
+        _write_env_file()
+        address = f"http://localhost:{frontend_port}"
+        settings = load_settings(environment="development", better_auth_url=address)
+        frontend.build(progress.show)
+        url = stack.enter_context(embedded_postgres(DATA, report=progress.show))
+        progress.show("Migrating the database")
+        upgrade(url)
+        shared = {
+            "BETTER_AUTH_SECRET": settings.better_auth_secret.get_secret_value(),
+            "BETTER_AUTH_URL": address,
+            "DATABASE_URL": url,
+            "API_URL": f"http://localhost:{port}",
+        }
+        frontend.migrate(shared)
+        progress.show("Starting the frontend")
+        stack.enter_context(frontend.serving(frontend_port, shared, on_end=_stop_with_frontend))
+        os.environ |= {
+            "ENVIRONMENT": "development",
+            "NEON_DATABASE_URL": url,
+            "BETTER_AUTH_URL": address,
+            "LOG_FORMAT": "text",
+        }
+
+        def listening() -> None:
+            progress.stop()
+            print(f"\n  Todo  {address}\n  API   http://127.0.0.1:{port}\n\nPress Ctrl-C to stop.", flush=True)
+
+        server.run(listener, listening)
 
 
 @cli.command()
@@ -161,6 +216,11 @@ def run() -> None:
         cli()
     except OperatorError as error:
         sys.exit(str(error))
+
+
+def _stop_with_frontend() -> None:
+    print("The frontend has ended by itself, so the rest stops too.", file=sys.stderr, flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 class _Progress:

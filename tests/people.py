@@ -21,10 +21,10 @@ def signed(user_id: str, *, secret: str = SECRET, **claims: Any) -> str:
 class User:
     """A person who is signed in; `tasks` is the path of their own list."""
 
-    def __init__(self, base_url: str) -> None:
+    def __init__(self, base_url: str, **claims: Any) -> None:
         self.id = uuid4().hex
         self.tasks = f"/api/{self.id}/tasks"
-        self.token = signed(self.id)
+        self.token = signed(self.id, **claims)
         self.http = httpx.Client(
             base_url=base_url, headers={"Authorization": f"Bearer {self.token}"}, timeout=30, verify=False
         )

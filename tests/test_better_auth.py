@@ -17,9 +17,9 @@ import httpx
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from frontends import Frontend, Person, key_id, left_out
 from people import SECRET, signed
 from pydantic import SecretStr
+from real_frontend import Frontend, Person, key_id, left_out
 from running import serving
 
 from backend.settings import Settings
