@@ -1,8 +1,10 @@
 """Does `make setup` say in one sentence what is wrong with a machine, and is it quick when nothing changed?"""
 
 import os
+import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -168,3 +170,16 @@ def test_an_environment_whose_python_is_gone_is_made_again(tree: Path) -> None:
 
     assert again.returncode == 0
     assert "Creating .venv …" in again.stdout
+
+
+@pytest.mark.parametrize(("lock", "extras"), [("requirements.txt", ["docs"]), ("requirements-dev.txt", ["dev"])])
+def test_the_lock_has_every_dependency_with_its_hash_and_names_no_host(lock: str, extras: list[str]) -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    text = (REPOSITORY / lock).read_text()
+
+    wanted = project["dependencies"] + [each for extra in extras for each in project["optional-dependencies"][extra]]
+    names = {re.split(r"[\[<>=; ]", each)[0].lower().replace("_", "-") for each in wanted} - {"todo-backend"}
+
+    locked = set(re.findall(r"^([a-z0-9-]+)==\S+ .*\\$", text, re.MULTILINE))
+    assert names <= locked
+    assert "://" not in text
