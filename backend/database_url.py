@@ -71,6 +71,7 @@ def _split(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
         _ = parts.port
+        (parts.hostname or "").encode("idna")
     except ValueError:
         raise ValueError("is not a URL") from None
     if parts.scheme not in SCHEMES:

@@ -112,13 +112,13 @@ async def _database(settings: Settings) -> AsyncIterator[Finding]:
     started = time.perf_counter()
     try:
         connection = await asyncpg.connect(**{"timeout": CONNECT_SECONDS} | connect_arguments(url))
+        connected = time.perf_counter()
+        version = await connection.fetchval("SHOW server_version")
+        answered = time.perf_counter()
+        await connection.close()
     except UNREACHABLE as error:
         yield Finding("database", "bad", f"cannot be reached: {describe(error)}")
         return
-    connected = time.perf_counter()
-    version = await connection.fetchval("SHOW server_version")
-    answered = time.perf_counter()
-    await connection.close()
     speed = f"connected in {(connected - started) * 1000:.0f} ms, answers in {(answered - connected) * 1000:.1f} ms"
     yield Finding("database", "good", f"PostgreSQL {version}, {speed}")
     try:

@@ -24,6 +24,7 @@ import pytest
 from databases import ask, execute, own_database, using
 from people import User
 from running import serving
+from servers import certificates
 
 from backend import statements
 from backend.database_url import connect_arguments
@@ -39,28 +40,6 @@ REPOSITORY = Path(__file__).parents[1]
 NEON = "postgresql://neondb_owner:npg_Ab1@ep-cool-darkness-a1b2c3d4-pooler.eu-central-1.aws.neon.tech/neondb"
 SESSIONS = "FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'todo-backend'"
 UNAVAILABLE = {"detail": Unavailable.detail}
-
-# Of "localhost" and 127.0.0.1, valid for a hundred years, signed by itself; made for this test and used nowhere else.
-CERTIFICATE = """\
------BEGIN CERTIFICATE-----
-MIIBqjCCAVGgAwIBAgIUd5dRkUYwRmgzYM0FDaKWki8e0c0wCgYIKoZIzj0EAwIw
-FDESMBAGA1UEAwwJbG9jYWxob3N0MCAXDTI2MTEyMDExMTYwNFoYDzIxMjYxMDI3
-MTExNjA0WjAUMRIwEAYDVQQDDAlsb2NhbGhvc3QwWTATBgcqhkjOPQIBBggqhkjO
-PQMBBwNCAATxD8uFW1eUsuXaoM1d08b0npxq5Z4fAOsqQOc0KKsT7ue+TF2yXqod
-DVGk08qOG70z94wYbutjZezj1cjTqMQ9o38wfTAdBgNVHQ4EFgQUpXnGFnSfZSVG
-5v3q6NLguZ87+WQwHwYDVR0jBBgwFoAUpXnGFnSfZSVG5v3q6NLguZ87+WQwGgYD
-VR0RBBMwEYIJbG9jYWxob3N0hwR/AAABMA4GA1UdDwEB/wQEAwIChDAPBgNVHRMB
-Af8EBTADAQH/MAoGCCqGSM49BAMCA0cAMEQCIDRH5bW6pFYKqsNBxHPK8TH75ddG
-u7TWvwzJVZlR240VAiAwVQy+UmINkZdIA0v5oM3FBKQDtfBFkzfa57DxKUP/Gw==
------END CERTIFICATE-----
-"""
-KEY = """\
------BEGIN PRIVATE KEY-----
-MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgBh3VZjtMByZgon+/
-jyFlEjYptAocgbIvGrhUeDhuAVKhRANCAATxD8uFW1eUsuXaoM1d08b0npxq5Z4f
-AOsqQOc0KKsT7ue+TF2yXqodDVGk08qOG70z94wYbutjZezj1cjTqMQ9
------END PRIVATE KEY-----
-"""
 
 
 # --- What the URL says
@@ -116,16 +95,15 @@ def connect(url: str) -> None:
 
 @pytest.fixture(scope="module")
 def certificate() -> Iterator[Path]:
+    """The certificate of an authority that nobody knows; beside it lie those of its server at localhost."""
     with TemporaryDirectory() as directory:
-        file = Path(directory, "server.pem")
-        file.write_text(KEY + CERTIFICATE)
-        yield file
+        yield certificates(Path(directory))
 
 
 @pytest.fixture
 def tls(certificate: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
+    context.load_cert_chain(certificate.with_name("server.crt"), certificate.with_name("server.key"))
     return context
 
 
@@ -177,6 +155,7 @@ def test_the_systems_root_certificates_are_taken_where_the_url_asks_for_them(opt
         ("postgresql://u:MARKER@h:port/d", "is not a URL"),
         ("postgresql://u:MARKER@h:99999/d", "is not a URL"),
         ("postgresql://u:MARKER@[h/d", "is not a URL"),
+        (f"postgresql://u:MARKER@{'h' * 64}/d", "is not a URL"),
         ("postgresql://u:MARKER@/d", "names no host"),
         ("postgresql://u:MARKER@h", "names no database"),
         ("postgresql://u:MARKER@h/", "names no database"),
@@ -238,7 +217,7 @@ def test_channel_binding_takes_a_server_whose_certificate_is_given(tls: ssl.SSLC
     options = f"sslmode=require&channel_binding=require&sslrootcert={certificate}"
 
     with listening(tls) as server, pytest.raises((OSError, asyncpg.PostgresError)):
-        connect(f"postgresql://u:secret@127.0.0.1:{server.port}/d?{options}")
+        connect(f"postgresql://u:secret@localhost:{server.port}/d?{options}")
 
     assert server.password == "secret"
 

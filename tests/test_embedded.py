@@ -422,7 +422,12 @@ def test_the_log_does_not_grow_without_end(home: Path) -> None:
 
 def test_a_server_deaf_to_a_polite_stop_is_ended_firmly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded, "STOP_SECONDS", 0.05)
-    deaf = subprocess.Popen(["sh", "-c", "trap '' INT; echo; exec sleep 60"], stdout=subprocess.PIPE)
+    deaf = subprocess.Popen(
+        ["sh", "-c", "trap '' INT; echo; exec sleep 60"],
+        stdout=subprocess.PIPE,
+        # A shell's background jobs, this run perhaps among them, ignore the signal.
+        preexec_fn=lambda: signal.signal(signal.SIGQUIT, signal.SIG_DFL),  # noqa: PLW1509
+    )
     with deaf:
         assert deaf.stdout
         deaf.stdout.readline()
@@ -433,13 +438,16 @@ def test_a_server_deaf_to_a_polite_stop_is_ended_firmly(monkeypatch: pytest.Monk
 
 
 def test_a_server_that_is_not_ready_in_time_is_ended(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "READY_SECONDS", 0.1)
     waiting_for_a_primary = home / "data" / "standby.signal"
     waiting_for_a_primary.touch()
     waiting_for_a_primary.chmod(0o666)
 
-    with pytest.raises(EmbeddedError, match=r"not ready after 0.1 s"):  # noqa: SIM117
-        with embedded_postgres(home, settings={"hot_standby": "off"}):
+    with monkeypatch.context() as impatient:
+        impatient.setattr(embedded, "READY_SECONDS", 0.1)
+        with (
+            pytest.raises(EmbeddedError, match=r"not ready after 0.1 s"),
+            embedded_postgres(home, settings={"hot_standby": "off"}),
+        ):
             pass
     waiting_for_a_primary.unlink()
 

@@ -186,7 +186,7 @@ story("the database goes away and comes back while the page is open", async (arr
   await order("/database/stop");
   await page.getByLabel("New task").fill("Water the plants");
   await page.getByRole("button", { name: "Add", exact: true }).click();
-  await ada.reads("Not saved. The service is temporarily unavailable. Please try again.");
+  await ada.reads("Not saved. The service is temporarily unavailable, and nothing was changed. Please try again.");
   await ada.sees("Buy milk");
   await page.reload();
   await ada.reads("Your list cannot be reached just now.");
