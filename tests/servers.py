@@ -182,7 +182,7 @@ def debian_postgres(**settings: str) -> Iterator[Postgres]:
 
 
 @contextmanager
-def pgbouncer(home: Path, target_port: int, **settings: str) -> Iterator[int]:
+def pgbouncer(home: Path, target_port: int, command: str = "pgbouncer", **settings: str) -> Iterator[int]:
     """Run PgBouncer in transaction mode with TLS, in front of the server at this port; yields its own port."""
     port = int(settings.get("listen_port", free_port()))
     lines = {
@@ -196,7 +196,7 @@ def pgbouncer(home: Path, target_port: int, **settings: str) -> Iterator[int]:
     file.write_text(databases + "".join(f"{name} = {value}\n" for name, value in lines.items()))
     with (home / "pgbouncer.log").open("ab") as log:
         process = subprocess.Popen(
-            [program("pgbouncer"), str(file)], user=ACCOUNT, cwd="/", stdout=log, stderr=log, start_new_session=True
+            [program(command), str(file)], user=ACCOUNT, cwd="/", stdout=log, stderr=log, start_new_session=True
         )
     try:
         until(lambda: _listens(port), "PgBouncer does not start")

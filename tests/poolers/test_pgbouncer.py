@@ -1,6 +1,7 @@
 """Does the application work through PgBouncer in transaction mode, and is it right even where it is set up wrongly?
 
-Debian 12 has 1.18, which knows nothing of prepared statements (1.21 does).
+Debian 12 has 1.18, which knows nothing of prepared statements. A newer one, which does (since 1.21), is installed
+beside it by install-pgbouncer-prepared.sh.
 """
 
 import asyncio
@@ -33,8 +34,29 @@ def pooler(server: Postgres) -> Iterator[int]:
         yield port
 
 
-def test_all_six_endpoints_work_without_prepared_statements(server: Postgres, pooler: int) -> None:
-    with application(server.url(pooler), DATABASE_PREPARED_STATEMENTS=SET_UP) as app:
+@pytest.fixture(scope="module")
+def newer_pooler(server: Postgres) -> Iterator[int]:
+    """The same, of a pooler that knows prepared statements."""
+    settings = {"default_pool_size": "2", "max_prepared_statements": "100"}
+    with pgbouncer(server.home, server.port, "pgbouncer-prepared", **settings) as port:
+        yield port
+
+
+def test_two_processes_share_a_pooler_that_knows_prepared_statements(server: Postgres, newer_pooler: int) -> None:
+    with application(server.url(newer_pooler)) as one, application(server.url(newer_pooler)) as two:
+        loads = [Load(app.address, 5, 0) for app in (one, two)]
+        with loads[0].running(), loads[1].running():
+            until(lambda: sum(load.tally.requests for load in loads) > 400, "no answers")
+
+    with application(server.url()) as app:
+        tallies: list[Tally] = [load.verify(app.address) for load in loads]
+    assert [(tally.wrong, tally.failures) for tally in tallies] == [({}, {}), ({}, {})]
+
+
+@pytest.mark.parametrize(("port", "prepared"), [("pooler", SET_UP), ("newer_pooler", "true")], ids=["1.18", "newer"])
+def test_all_six_endpoints_work(server: Postgres, port: str, prepared: str, request: pytest.FixtureRequest) -> None:
+    pooler = request.getfixturevalue(port)
+    with application(server.url(pooler), DATABASE_PREPARED_STATEMENTS=prepared) as app:
         user = User(app.base_url)
         with user.http as http:
             task = user.add("Milk", description="2 l")
