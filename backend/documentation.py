@@ -36,7 +36,10 @@ def _header(description: str) -> dict[str, Any]:
 
 
 _PROBLEMS: dict[int, dict[str, Any]] = {
-    400: {"description": "The body is not valid JSON.", "model": ValidationProblemRead},
+    400: {
+        "description": "The body is not valid JSON, or the Idempotency-Key is malformed.",
+        "model": ValidationProblemRead,
+    },
     401: {
         "description": "No access token, or one that is malformed, forged, expired or without identity.",
         "model": ProblemRead,
@@ -46,9 +49,12 @@ _PROBLEMS: dict[int, dict[str, Any]] = {
     404: {"description": "The user has no such task.", "model": ProblemRead},
     413: {"description": "The body is larger than 65,536 bytes.", "model": ProblemRead},
     415: {"description": "The body is not declared as application/json.", "model": ProblemRead},
-    422: {"description": "A field breaks a rule.", "model": ValidationProblemRead},
+    422: {
+        "description": "A field breaks a rule, or the Idempotency-Key came before with another body.",
+        "model": ValidationProblemRead,
+    },
     503: {
-        "description": "The database cannot serve at the moment.",
+        "description": "The database, or Better Auth's key set, cannot serve at the moment.",
         "model": ProblemRead,
         "headers": {"Retry-After": _header("Seconds to wait before trying again.")},
     },

@@ -304,7 +304,7 @@ export interface operations {
                     "application/json": components["schemas"]["ProblemRead"];
                 };
             };
-            /** @description The database cannot serve at the moment. */
+            /** @description The database, or Better Auth's key set, cannot serve at the moment. */
             503: {
                 headers: {
                     /** @description Seconds to wait before trying again. */
@@ -345,7 +345,7 @@ export interface operations {
                     "application/json": components["schemas"]["TaskRead"];
                 };
             };
-            /** @description The body is not valid JSON. */
+            /** @description The body is not valid JSON, or the Idempotency-Key is malformed. */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -392,7 +392,7 @@ export interface operations {
                     "application/json": components["schemas"]["ProblemRead"];
                 };
             };
-            /** @description A field breaks a rule. */
+            /** @description A field breaks a rule, or the Idempotency-Key came before with another body. */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -401,7 +401,7 @@ export interface operations {
                     "application/json": components["schemas"]["ValidationProblemRead"];
                 };
             };
-            /** @description The database cannot serve at the moment. */
+            /** @description The database, or Better Auth's key set, cannot serve at the moment. */
             503: {
                 headers: {
                     /** @description Seconds to wait before trying again. */
@@ -465,7 +465,7 @@ export interface operations {
                     "application/json": components["schemas"]["ProblemRead"];
                 };
             };
-            /** @description A field breaks a rule. */
+            /** @description A field breaks a rule, or the Idempotency-Key came before with another body. */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -474,7 +474,7 @@ export interface operations {
                     "application/json": components["schemas"]["ValidationProblemRead"];
                 };
             };
-            /** @description The database cannot serve at the moment. */
+            /** @description The database, or Better Auth's key set, cannot serve at the moment. */
             503: {
                 headers: {
                     /** @description Seconds to wait before trying again. */
@@ -513,7 +513,7 @@ export interface operations {
                     "application/json": components["schemas"]["TaskRead"];
                 };
             };
-            /** @description The body is not valid JSON. */
+            /** @description The body is not valid JSON, or the Idempotency-Key is malformed. */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -569,7 +569,7 @@ export interface operations {
                     "application/json": components["schemas"]["ProblemRead"];
                 };
             };
-            /** @description A field breaks a rule. */
+            /** @description A field breaks a rule, or the Idempotency-Key came before with another body. */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -578,7 +578,7 @@ export interface operations {
                     "application/json": components["schemas"]["ValidationProblemRead"];
                 };
             };
-            /** @description The database cannot serve at the moment. */
+            /** @description The database, or Better Auth's key set, cannot serve at the moment. */
             503: {
                 headers: {
                     /** @description Seconds to wait before trying again. */
@@ -640,7 +640,7 @@ export interface operations {
                     "application/json": components["schemas"]["ProblemRead"];
                 };
             };
-            /** @description A field breaks a rule. */
+            /** @description A field breaks a rule, or the Idempotency-Key came before with another body. */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -649,7 +649,7 @@ export interface operations {
                     "application/json": components["schemas"]["ValidationProblemRead"];
                 };
             };
-            /** @description The database cannot serve at the moment. */
+            /** @description The database, or Better Auth's key set, cannot serve at the moment. */
             503: {
                 headers: {
                     /** @description Seconds to wait before trying again. */
@@ -713,7 +713,7 @@ export interface operations {
                     "application/json": components["schemas"]["ProblemRead"];
                 };
             };
-            /** @description A field breaks a rule. */
+            /** @description A field breaks a rule, or the Idempotency-Key came before with another body. */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -722,7 +722,7 @@ export interface operations {
                     "application/json": components["schemas"]["ValidationProblemRead"];
                 };
             };
-            /** @description The database cannot serve at the moment. */
+            /** @description The database, or Better Auth's key set, cannot serve at the moment. */
             503: {
                 headers: {
                     /** @description Seconds to wait before trying again. */
@@ -793,7 +793,7 @@ export interface operations {
                     "application/json": components["schemas"]["Probe"];
                 };
             };
-            /** @description The database cannot serve at the moment. */
+            /** @description The database, or Better Auth's key set, cannot serve at the moment. */
             503: {
                 headers: {
                     /** @description Seconds to wait before trying again. */
