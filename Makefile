@@ -41,7 +41,7 @@ test: setup better-auth ## everything that must hold: style, types, imports, tes
 	$(BIN)/coverage report
 
 faults: setup ## every fault against real servers, under load; UPDATE_DOCS=1 writes docs/reliability.md
-	FAULTS=1 $(BIN)/pytest -s tests/faults tests/poolers tests/round_trips tests/test_idempotency.py
+	FAULTS=1 $(BIN)/pytest --numprocesses=0 -s tests/faults tests/poolers tests/round_trips tests/test_idempotency.py
 
 format: setup ## put the code into its form
 	$(BIN)/ruff check --fix
