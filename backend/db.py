@@ -161,7 +161,7 @@ class Database:
             raise
         finally:
             self.pool.release(connection)
-            self._metrics.pool(self.pool.busy, self.pool.open)
+            self._metrics.pool(self.pool)
 
     async def _connect(self) -> Connection:
         connection = await Connection.open(self._arguments, self._statements)

@@ -8,11 +8,20 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Protocol
 
 from backend.errors import OperatorError
 
 DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+
+
+class Connections(Protocol):
+    """What a pool tells of itself; it is asked only while somebody counts."""
+
+    busy: int
+
+    @property
+    def open(self) -> int: ...
 
 
 class NoMetrics:
@@ -33,7 +42,7 @@ class NoMetrics:
     def unavailable(self) -> None:
         """Count a request that the database could not serve."""
 
-    def pool(self, busy: int, connections: int) -> None:
+    def pool(self, pool: Connections) -> None:
         """Tell how many connections there are, and how many of them are busy."""
 
     def key_set_fetched(self) -> None:
@@ -78,9 +87,9 @@ class Prometheus(NoMetrics):
     def unavailable(self) -> None:
         self._unavailable.inc()
 
-    def pool(self, busy: int, connections: int) -> None:
-        self._busy.set(busy)
-        self._connections.set(connections)
+    def pool(self, pool: Connections) -> None:
+        self._busy.set(pool.busy)
+        self._connections.set(pool.open)
 
     def key_set_fetched(self) -> None:
         self._key_set.set_to_current_time()

@@ -105,7 +105,8 @@ class Pool:
         return None
 
     def _take_back(self, connection: Connection) -> None:
-        if self.open >= self.size:
+        # The sum is at least `open`, which looks at each idle connection; mostly it need not.
+        if self.busy + len(self._idle) >= self.size and self.open >= self.size:
             connection.cut()
         if not connection.usable:
             return
