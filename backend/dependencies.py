@@ -1,8 +1,8 @@
 """What may a route ask for?"""
 
 from hashlib import sha256
+from secrets import token_hex
 from typing import Annotated, Any
-from uuid import uuid4
 
 import orjson
 from asyncpg import Record
@@ -62,7 +62,7 @@ class Tasks:
             title=task.title,
             description=task.description,
             completed=task.completed,
-            creation_key=key or uuid4().hex,
+            creation_key=key or token_hex(16),
             creation_hash=sha256(orjson.dumps(body)).digest(),
         )
         if not rows:

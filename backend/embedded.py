@@ -95,16 +95,21 @@ def unsupported(platform: str, *, glibc: bool, package: Path | None) -> str | No
 
 @contextmanager
 def embedded_postgres(
-    directory: Path, *, report: Callable[[str], None] = logger.info, settings: Mapping[str, str] = {}
+    directory: Path,
+    *,
+    report: Callable[[str], None] = logger.info,
+    settings: Mapping[str, str] = {},
+    address: str = "",
 ) -> Iterator[str]:
     """Run PostgreSQL on the files in `directory` until the block ends; yields its URL, a Unix socket.
 
-    `directory` is for the database alone. On Linux the server also ends with the thread that enters the block, so
-    enter it where it is left. Raises EmbeddedError when the server cannot start.
+    `directory` is for the database alone; at `address`, if any, port 5432 is open to every account of this machine.
+    On Linux the server also ends with the thread that enters the block, so enter it where it is left. Raises
+    EmbeddedError when the server cannot start.
     """
     with ExitStack() as stack:
         try:
-            sockets = _open(stack, directory, report, settings)
+            sockets = _open(stack, directory, report, {**settings, "listen_addresses": address})
         except OSError as error:
             problem = f"The embedded database cannot use {error.filename or directory}: {error.strerror or error}"
             raise EmbeddedError(f"{problem}; put that right, or set NEON_DATABASE_URL.") from error
@@ -260,7 +265,7 @@ def _sockets(home: Path, account: Account) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class Server:
-    """PostgreSQL as a child process, listening on a socket in `sockets` and nowhere else."""
+    """PostgreSQL as a child process, listening on a socket in `sockets`."""
 
     data: Path
     sockets: Path
@@ -295,7 +300,7 @@ class Server:
             self._give_back(claimed)
 
     def _command(self, settings: Mapping[str, str]) -> Iterator[str | Path]:
-        ours = {"listen_addresses": "", "port": "5432", "unix_socket_directories": str(self.sockets)}
+        ours = {"port": "5432", "unix_socket_directories": str(self.sockets)}
         yield from (self.programs / "postgres", "-D", self.data)
         for name, value in {**settings, **ours}.items():
             yield from ("-c", f"{name}={value}")

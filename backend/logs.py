@@ -6,11 +6,21 @@ One JSON object in production, for machines; a readable line in development. Bot
 import logging
 import logging.config
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from contextvars import ContextVar
+from datetime import UTC, datetime
+from functools import partial
+from typing import TextIO
+
+import orjson
+
+access_log = logging.getLogger("backend.access")
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 
 READABLE = "%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s request_id=%(request_id)s"
+JSON, TEXT = "json", "text"
 FIELDS = "%(levelname)s %(name)s %(event)s %(message)s %(request_id)s"
 
 
@@ -36,6 +46,7 @@ def configure(*, as_json: bool) -> None:
     """
     if logging.getLogger("backend").handlers:
         return
+    name = JSON if as_json else TEXT
     json = {
         "()": "pythonjsonlogger.orjson.OrjsonFormatter",
         "fmt": FIELDS,
@@ -49,12 +60,42 @@ def configure(*, as_json: bool) -> None:
             "disable_existing_loggers": False,
             "formatters": {"line": json if as_json else readable},
             "filters": {"request_id": {"()": WithRequestId}},
-            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["request_id"]}},
-            "root": {"handlers": ["stderr"], "level": "WARNING"},
+            "handlers": {name: {"class": "logging.StreamHandler", "formatter": "line", "filters": ["request_id"]}},
+            "root": {"handlers": [name], "level": "WARNING"},
             "loggers": {
-                "backend": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
-                "uvicorn": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
+                "backend": {"handlers": [name], "level": "INFO", "propagate": False},
+                "uvicorn": {"handlers": [name], "level": "INFO", "propagate": False},
                 "uvicorn.access": {"handlers": [], "propagate": False},
             },
         }
     )
+
+
+def access_writer() -> Callable[[str, int, float], None]:
+    """Return what writes the line of an answered request: what was asked, its status, and the seconds it took.
+
+    JSON goes around `logging`, whose record, filter and formatter would be a tenth of a request's cost.
+    """
+    handler = next(iter(logging.getLogger("backend").handlers), None)
+    if isinstance(handler, logging.StreamHandler) and handler.name == JSON:
+        return partial(_write_json, handler.stream)
+    return _log
+
+
+def _log(what: str, status: int, seconds: float) -> None:
+    access_log.info("%s %d %.1f ms", what, status, seconds * 1000)
+
+
+def _write_json(stream: TextIO, what: str, status: int, seconds: float) -> None:
+    line = {
+        "level": "INFO",
+        "logger": access_log.name,
+        "event": "request",
+        "message": f"{what} {status} {seconds * 1000:.1f} ms",
+        "request_id": request_id.get(),
+        "status": status,
+        "milliseconds": round(seconds * 1000, 1),
+        "time": datetime.now(UTC),
+    }
+    with suppress(OSError, ValueError):  # A log that cannot be written must not cost the client its answer.
+        stream.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE).decode())

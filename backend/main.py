@@ -56,6 +56,7 @@ class TodoAPI(FastAPI):
             openapi_url="/openapi.json" if settings.api_docs else None,
             docs_url=None,
             redoc_url=None,
+            telemetry={"tracing": False, "metrics": False, "logs": False},
         )
         self._metrics = metrics
         self._origins = [settings.better_auth_url, *settings.cors_origins]

@@ -7,7 +7,7 @@ import logging
 import re
 import time
 from ipaddress import ip_address
-from uuid import uuid4
+from secrets import token_hex
 
 import orjson
 from starlette.exceptions import HTTPException
@@ -19,7 +19,6 @@ from backend.errors import InternalError, NotFound, Problem, Refusal
 from backend.metrics import NoMetrics
 from backend.routing import send_json
 
-access_log = logging.getLogger("backend.access")
 logger = logging.getLogger(__name__)
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._~-]{1,128}")
@@ -31,24 +30,21 @@ class AccessLog:
     def __init__(self, app: ASGIApp, metrics: NoMetrics) -> None:
         self._app = app
         self._metrics = metrics
+        self._write = logs.access_writer()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _request_id(scope)
-        logs.request_id.set(request_id.decode())
-        # The HTTP parser takes what follows the head of an upgrade for another protocol; the next request would begin
-        # in the middle of this one's body.
-        closing = [(b"connection", b"close")] if any(name == b"upgrade" for name, _ in scope["headers"]) else []
         started = time.perf_counter()
+        request_id, added = _request_id_and_headers(scope)
+        logs.request_id.set(request_id)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *closing, (b"x-request-id", request_id)]
+                message["headers"] = [*message["headers"], *added]
                 seconds, status = time.perf_counter() - started, message["status"]
-                facts = {"event": "request", "status": status, "milliseconds": round(seconds * 1000, 1)}
-                access_log.info("%s %d %.1f ms", where(scope), status, seconds * 1000, extra=facts)
+                self._write(where(scope), status, seconds)
                 self._metrics.request(scope["method"], status, seconds)
             await send(message)
 
@@ -116,8 +112,15 @@ def where(scope: Scope) -> str:
     return f"{scope['method']} {ascii(path)[1:-1][:256]}"
 
 
-def _request_id(scope: Scope) -> bytes:
+def _request_id_and_headers(scope: Scope) -> tuple[str, list[tuple[bytes, bytes]]]:
+    """Return the id of the request, and what it adds to the answer's headers."""
+    request_id, added = None, []
     for name, value in scope["headers"]:
-        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-            return bytes(value)
-    return uuid4().hex.encode()
+        if name == b"x-request-id" and not request_id and _REQUEST_ID.fullmatch(value):
+            request_id = value.decode()
+        elif name == b"upgrade":
+            # The HTTP parser takes what follows the head of an upgrade for another protocol; the next request would
+            # begin in the middle of this one's body.
+            added.append((b"connection", b"close"))
+    request_id = request_id or token_hex(16)
+    return request_id, [*added, (b"x-request-id", request_id.encode())]

@@ -161,6 +161,13 @@ def test_the_url_names_a_private_socket_and_nothing_else(home: Path) -> None:
     assert (home / "sockets").stat().st_mode & 0o777 == 0o700
 
 
+def test_it_listens_where_it_is_told_to(home: Path) -> None:
+    with embedded_postgres(home, address="127.0.0.54"):
+        answer = ask("postgresql://app@127.0.0.54:5432/todo?sslmode=disable", "SHOW listen_addresses")
+
+    assert answer == "127.0.0.54"
+
+
 def test_a_shells_postgresql_variables_change_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGPORT", "5499")
     monkeypatch.setenv("PGSSLMODE", "require")
