@@ -9,6 +9,7 @@ from typing import Annotated
 import jwt
 from fastapi import Depends, FastAPI, HTTPException, Path
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import StringConstraints
 from sqlalchemy import BigInteger, ColumnElement, DateTime, func, make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlmodel import Field, SQLModel, and_, col, delete, select, update
@@ -26,9 +27,11 @@ engine = create_async_engine(
 
 Timestamp = DateTime(timezone=True)
 
+Title = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"\S")]
+
 
 class TaskBase(SQLModel):
-    title: str = Field(min_length=1, max_length=200, regex=r"\S")
+    title: Title
     description: str | None = Field(default=None, max_length=1000)
     completed: bool = False
 
@@ -45,7 +48,7 @@ class TaskCreate(TaskBase):
 
 
 class TaskUpdate(TaskBase):
-    title: str = Field(default="", min_length=1, max_length=200, regex=r"\S")
+    title: Title = ""
 
 
 class TaskRead(TaskBase):

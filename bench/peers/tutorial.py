@@ -8,6 +8,7 @@ from typing import Annotated
 import jwt
 from fastapi import Depends, FastAPI, HTTPException
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import StringConstraints
 from sqlalchemy import BigInteger, DateTime, make_url
 from sqlmodel import Field, Session, SQLModel, col, create_engine, select
 
@@ -24,8 +25,11 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+Title = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"\S")]
+
+
 class TaskBase(SQLModel):
-    title: str = Field(min_length=1, max_length=200, regex=r"\S")
+    title: Title
     description: str | None = Field(default=None, max_length=1000)
     completed: bool = False
 
@@ -42,7 +46,7 @@ class TaskCreate(TaskBase):
 
 
 class TaskUpdate(SQLModel):
-    title: str = Field(default="", min_length=1, max_length=200, regex=r"\S")
+    title: Title = ""
     description: str | None = Field(default=None, max_length=1000)
     completed: bool = False
 
