@@ -282,6 +282,17 @@ def test_serve_never_falls_back_to_the_embedded_database(tree: Tree) -> None:
     assert not tree.data.exists()
 
 
+def test_serving_loads_nothing_that_it_does_not_use(tree: Tree) -> None:
+    loaded = "import sys, backend.cli; from backend.main import app; print(*sys.modules, sep=chr(10))"
+    variables = production("postgresql://u:p@127.0.0.1/todo")
+    command = [sys.executable, "-c", loaded]
+    result = subprocess.run(command, env=tree.environment(variables), capture_output=True, text=True, check=True)
+
+    unused = {"alembic", "httpx", "prometheus_client", "rich"} & set(result.stdout.split())
+
+    assert unused == set()
+
+
 def test_a_port_or_address_that_cannot_be_had_is_told_in_plain_words() -> None:
     with server.listener("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
