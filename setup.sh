@@ -24,6 +24,7 @@ if ! .venv/bin/python -m uv --version 2>/dev/null | grep -q "^uv $UV_VERSION "; 
     .venv/bin/python -m pip install --quiet --disable-pip-version-check "uv==$UV_VERSION" || fail "uv could not be installed: is the network there?"
 fi
 echo "Installing the dependencies …"
-.venv/bin/python -m uv pip sync --quiet --require-hashes requirements-dev.txt || fail "The dependencies could not be installed: is the network there?"
+# Compiled now: where PYTHONDONTWRITEBYTECODE is set, each start would do it again, for two seconds.
+.venv/bin/python -m uv pip sync --quiet --require-hashes --compile-bytecode requirements-dev.txt || fail "The dependencies could not be installed: is the network there?"
 .venv/bin/python -m uv pip install --quiet --no-deps --no-build-isolation --editable . || fail "The package itself could not be installed."
 touch .venv/.complete

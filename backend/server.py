@@ -1,5 +1,6 @@
 """How is the application run by uvicorn?"""
 
+import gc
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -38,6 +39,17 @@ class DrainingProtocol(HttpToolsProtocol):
             return None
         cycle.keep_alive = False
         return True
+
+
+class _Config(uvicorn.Config):
+    """Loads the application without the garbage collector, and keeps it from ever looking at what was loaded: that
+    stays, and each look at all of it would stop the requests for 50 ms."""
+
+    def load(self) -> None:
+        gc.disable()
+        super().load()
+        gc.freeze()
+        gc.enable()
 
 
 class _Server(uvicorn.Server):
@@ -88,7 +100,7 @@ def run(taken: socket.socket, listening: Callable[[], None], **options: Any) -> 
 
     The application reads its settings from the environment, in this process or in those that it starts.
     """
-    config = uvicorn.Config(
+    config = _Config(
         APPLICATION,
         http=DrainingProtocol,
         log_config=None,

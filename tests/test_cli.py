@@ -282,6 +282,22 @@ def test_serve_never_falls_back_to_the_embedded_database(tree: Tree) -> None:
     assert not tree.data.exists()
 
 
+def test_serving_loads_nothing_that_it_does_not_use(tree: Tree) -> None:
+    serve = "import backend.cli; from backend.main import app"
+    fetch = "import asyncio; from backend.auth.jwks import *; asyncio.run(KeySet(HttpSource('http://127.0.0.1:1')).find('k'))"
+    variables = tree.environment(production("postgresql://u:p@127.0.0.1/todo"))
+
+    loaded = []
+    for work in (serve, f"{serve}; {fetch}"):
+        program = f"import atexit, sys; atexit.register(lambda: print(*sys.modules)); {work}"
+        result = subprocess.run(
+            [sys.executable, "-c", program], env=variables, capture_output=True, text=True, check=False
+        )
+        loaded.append({"alembic", "httpx", "prometheus_client", "rich"} & set(result.stdout.split()))
+
+    assert loaded == [set(), {"httpx"}]
+
+
 def test_a_port_or_address_that_cannot_be_had_is_told_in_plain_words() -> None:
     with server.listener("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]

@@ -7,19 +7,24 @@ has changed. The clock and the fetch are passed in.
 import asyncio
 import logging
 import math
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from http import HTTPStatus
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import httpx
 import jwt
 import orjson
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from jwt.algorithms import Algorithm
 
 from backend.errors import IssuerUnavailable
+
+if TYPE_CHECKING:
+    import httpx
 
 logger = logging.getLogger(__name__)
 
@@ -241,6 +246,10 @@ class HttpSource:
         self._client: httpx.AsyncClient | None = None
 
     async def __call__(self) -> bytes | None:
+        # Only where there is a key set, and beside the event loop: it takes some 30 ms and 2 MiB.
+        await asyncio.to_thread(_load_httpx)
+        import httpx
+
         try:
             async with asyncio.timeout(TOTAL_TIMEOUT):
                 return await self._body()
@@ -253,14 +262,14 @@ class HttpSource:
 
     async def _body(self) -> bytes | None:
         if not self._client:
-            self._client = httpx.AsyncClient(timeout=httpx.Timeout(TOTAL_TIMEOUT, connect=CONNECT_TIMEOUT))
+            self._client = await asyncio.to_thread(_client)
         # Uncompressed, so that the bytes counted are the bytes kept. On a connection of its own, since the other side
         # may close one that was kept alive just when it is used again, and that would be a failure.
         headers = {"Accept-Encoding": "identity", "Connection": "close"}
         async with self._client.stream("GET", self._url, headers=headers) as response:
-            if response.status_code == httpx.codes.NOT_FOUND:
+            if response.status_code == HTTPStatus.NOT_FOUND:
                 return None
-            if response.status_code != httpx.codes.OK:
+            if response.status_code != HTTPStatus.OK:
                 raise FetchError(f"status {response.status_code} at {self._where}")
             body = bytearray()
             async for chunk in response.aiter_raw():
@@ -268,3 +277,17 @@ class HttpSource:
                 if len(body) > MAX_BYTES:
                     raise FetchError(f"more than {MAX_BYTES} bytes at {self._where}")
             return bytes(body)
+
+
+def _load_httpx() -> None:
+    # None makes an import fail, as httpx expects where its command line is not installed, which would bring along rich
+    # and Pygments: 40 ms and 4 MiB.
+    sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]  # the documented way, of another type
+    import_module("httpx")
+
+
+def _client() -> "httpx.AsyncClient":
+    """Return a new client; it reads the root certificates, for which the event loop would stand still."""
+    import httpx
+
+    return httpx.AsyncClient(timeout=httpx.Timeout(TOTAL_TIMEOUT, connect=CONNECT_TIMEOUT))
