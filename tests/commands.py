@@ -65,12 +65,7 @@ class Tree:
     def environment(self, variables: Mapping[str, str]) -> dict[str, str]:
         unwanted = set(Settings.model_fields)
         inherited = {name: value for name, value in os.environ.items() if name.lower() not in unwanted}
-        ours = {"PYTHONPATH": str(self.root), "PYTHONUNBUFFERED": "1"}
-        if "COVERAGE_RUN" in inherited:
-            # What the copied files do counts, too; pyproject.toml says that they are the same.
-            settings, data = REPOSITORY / "pyproject.toml", REPOSITORY / ".coverage"
-            ours |= {"COVERAGE_PROCESS_START": str(settings), "COVERAGE_FILE": str(data)}
-        return {**inherited, **ours, **variables}
+        return {**inherited, "PYTHONPATH": str(self.root), "PYTHONUNBUFFERED": "1", **variables}
 
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", *arguments]
