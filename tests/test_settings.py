@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from commands import Tree, free_port, scratch_tree
+from commands import Tree, scratch_tree
 from people import ORIGIN, SECRET
 from pydantic import ValidationError
+from servers import free_port
 
 from backend import settings as module
 from backend.settings import FALLBACK_SECRET, Settings, SettingsError, load_settings, origin
