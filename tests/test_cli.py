@@ -286,6 +286,15 @@ def test_a_port_or_address_that_cannot_be_had_is_told_in_plain_words() -> None:
         server.listener("no-such-host.invalid", 8000).__enter__()
 
 
+def test_a_number_that_is_no_listening_socket_is_told_in_plain_words() -> None:
+    idle = socket.socket().detach()
+
+    with pytest.raises(OperatorError, match=rf"^The socket under number {idle} does not listen\.$"):
+        server.inherited(idle).__enter__()
+    with pytest.raises(OperatorError, match=rf"^There is no socket under number {idle}: "):
+        server.inherited(idle).__enter__()
+
+
 @pytest.mark.spec("FR-016", "SC-010")
 def test_uvicorn_backend_main_app_is_production(tree: Tree, database: str) -> None:
     port = str(free_port())

@@ -1,5 +1,6 @@
 """Does `make demo` hold its promise, and say in one sentence why it cannot?"""
 
+import os
 import shutil
 import signal
 import socket
@@ -9,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 from chromium import browser
-from commands import Tree, descendants, one_sentence, scratch_tree
+from commands import Tree, alive, descendants, one_sentence, scratch_tree
 from servers import free_port
 
 from backend import frontend
@@ -90,3 +91,45 @@ def test_an_unreachable_registry_is_named(monkeypatch: pytest.MonkeyPatch, tmp_p
 
     with pytest.raises(OperatorError, match="the npm registry cannot be reached"):
         frontend.install(lambda _: None)
+
+
+def test_a_frontend_that_ends_by_itself_takes_the_rest_with_it(tree: Tree) -> None:
+    browser()
+    with tree.running(*demo(free_port(), free_port())) as running:
+        running.said("Ctrl-C", patience=280)
+        family = descendants(running.process.pid)
+        os.kill(next(pid for pid in family if b"next" in Path(f"/proc/{pid}/cmdline").read_bytes()), signal.SIGKILL)
+        status = running.process.wait(60)
+        left = alive(family)
+
+    assert "The frontend has ended by itself, so the rest stops too." in running.output
+    assert (status, left) == (0, set())
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A program in the place of Next.js, which a test writes."""
+    browser()
+    program = tmp_path / frontend.NEXT
+    program.parent.mkdir(parents=True)
+    monkeypatch.setattr(frontend, "DIRECTORY", tmp_path)
+    return program
+
+
+def test_a_frontend_that_does_not_start_is_named(stand_in: Path) -> None:
+    stand_in.write_text("process.exit(1)")
+
+    with pytest.raises(OperatorError, match="did not start"), frontend.serving(free_port(), {}):
+        pass
+
+
+def test_a_frontend_that_is_deaf_to_a_polite_stop_is_killed(stand_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frontend, "STOP_SECONDS", 0.1)
+    port = free_port()
+    stand_in.write_text(f"process.on('SIGTERM', () => {{}}); require('net').createServer().listen({port}, '127.0.0.1')")
+
+    with frontend.serving(port, {}):
+        pass
+
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
