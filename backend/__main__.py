@@ -2,5 +2,5 @@
 
 from backend.cli import run
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # pragma: no branch - the processes that it starts import it under another name
     run()

@@ -24,7 +24,6 @@ from backend.settings import ENV_FILE, Settings, load_settings
 DATA = Path(__file__).resolve().parent.parent / ".data" / "postgres"
 DEMO_USER = "demo-user"
 SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
-BEHIND = "The database schema is missing or behind: run `python -m backend migrate`."
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -51,11 +50,7 @@ def dev(
 
     with ExitStack() as stack:
         listener = stack.enter_context(server.listener("127.0.0.1", port))
-        logs.configure(as_json=False)
-        logging.getLogger("uvicorn").setLevel(logging.WARNING)
-        progress = _Progress()
-        stack.callback(progress.stop)
-        _write_env_file()
+        progress = _prepare(stack)
         settings = load_settings(environment="development")
         if settings.neon_database_url:
             database, url = "the one that NEON_DATABASE_URL names", settings.database_url
@@ -73,7 +68,7 @@ def dev(
             progress.stop()
             print(_welcome(f"http://127.0.0.1:{port}", database, settings), flush=True)
 
-        server.run(listener, listening, **({"reload": True, "reload_dirs": [str(ENV_FILE.parent)]} if reload else {}))
+        server.run(listener, listening, reload=reload, reload_dirs=[str(ENV_FILE.parent)] if reload else None)
 
 
 @cli.command()
@@ -95,12 +90,8 @@ def demo(
         listener = stack.enter_context(server.listener("127.0.0.1", port))
         frontend.require_node()
         frontend.require_port(frontend_port)
-        logs.configure(as_json=False)
-        logging.getLogger("uvicorn").setLevel(logging.WARNING)
+        progress = _prepare(stack)
         logging.getLogger("backend.access").setLevel(logging.WARNING)
-        progress = _Progress()
-        stack.callback(progress.stop)
-        _write_env_file()
         address = f"http://localhost:{frontend_port}"
         settings = load_settings(environment="development", better_auth_url=address)
         frontend.build(progress.show)
@@ -168,13 +159,13 @@ def migrate(
     Goes to Neon's direct host also where the URL names the pooled one. Running it twice, or at several
     places at once, does no harm.
     """
-    from backend.migrate import is_current, upgrade
+    from backend.migrate import BEHIND, is_current, upgrade
 
     url = load_settings().database_url
     if not check:
         upgrade(url)
     elif not is_current(url):
-        raise OperatorError(BEHIND)
+        raise OperatorError(f"The database schema {BEHIND}.")
     print("The database schema is up to date.")
 
 
@@ -238,6 +229,16 @@ class _Progress:
     def stop(self) -> None:
         if self._timer:
             self._timer.cancel()
+
+
+def _prepare(stack: ExitStack) -> _Progress:
+    """What a start for development begins with: a quiet log, and backend/.env."""
+    logs.configure(as_json=False)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    _write_env_file()
+    progress = _Progress()
+    stack.callback(progress.stop)
+    return progress
 
 
 def _write_env_file() -> None:

@@ -22,7 +22,7 @@ from backend.db import UNREACHABLE, describe
 from backend.errors import IssuerUnavailable, Unauthorized
 from backend.explain import GOOD, STEPS, Case, shown, span
 from backend.main import token_verifier
-from backend.migrate import MigrationError, is_current
+from backend.migrate import BEHIND, MigrationError, is_current
 from backend.settings import ENV_FILE, Settings, SettingsError, load_settings
 
 CONNECT_SECONDS = 10
@@ -129,7 +129,7 @@ async def _database(settings: Settings) -> AsyncIterator[Finding]:
     if current:
         yield Finding("schema", "good", "is up to date")
     else:
-        yield Finding("schema", "bad", "is missing or behind: run `python -m backend migrate`")
+        yield Finding("schema", "bad", BEHIND)
 
 
 async def _key_set(settings: Settings, keys: dict[str, PublicKey]) -> AsyncIterator[Finding]:

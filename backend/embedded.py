@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 from backend.errors import OperatorError
 
-if sys.platform != "win32":  # Windows has neither, and is told so before they are needed.
+if sys.platform != "win32":  # pragma: no branch - Windows has neither, and is told so before they are needed.
     import fcntl
     import pwd
 
@@ -160,7 +160,7 @@ def _home(directory: Path) -> tuple[Path, Account]:
 
 def _account(directory: Path) -> Account:
     if os.geteuid() != 0:
-        return Account()
+        return Account()  # pragma: no cover - where root runs the tests, as in a container
     with suppress(FileNotFoundError, NotADirectoryError):
         owner = (directory / "data").stat()
         if owner.st_uid != 0:
@@ -224,7 +224,7 @@ def _copy(package: Path, copy: Path) -> None:
     unwanted = shutil.ignore_patterns("pginstall", "include", "*.a")
     shutil.copytree(package, unfinished / package.name, symlinks=True, ignore=unwanted)
     libraries = package.with_name(f"{package.name}.libs")
-    if libraries.exists():
+    if libraries.exists():  # pragma: no branch - macOS has none
         shutil.copytree(libraries, unfinished / libraries.name)
     unfinished.rename(copy)
 

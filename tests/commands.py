@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -34,12 +33,6 @@ def scratch_tree() -> Iterator["Tree"]:
         yield Tree(root)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
 def descendants(pid: int) -> set[int]:
     listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
     parents = {int(child): int(parent) for child, parent in map(str.split, listed.splitlines())}
@@ -64,13 +57,13 @@ class Tree:
 
     def environment(self, variables: Mapping[str, str]) -> dict[str, str]:
         unwanted = set(Settings.model_fields)
-        inherited = {name: value for name, value in os.environ.items() if name.lower() not in unwanted}
-        ours = {"PYTHONPATH": str(self.root), "PYTHONUNBUFFERED": "1"}
-        if "COVERAGE_RUN" in inherited:
-            # What the copied files do counts, too; pyproject.toml says that they are the same.
-            settings, data = REPOSITORY / "pyproject.toml", REPOSITORY / ".coverage"
-            ours |= {"COVERAGE_PROCESS_START": str(settings), "COVERAGE_FILE": str(data)}
-        return {**inherited, **ours, **variables}
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            # The flags of the make that runs the tests are not those of a person in a terminal.
+            if name.lower() not in unwanted and not name.startswith(("MAKE", "MFLAGS"))
+        }
+        return {**inherited, "PYTHONPATH": str(self.root), "PYTHONUNBUFFERED": "1", **variables}
 
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", *arguments]
@@ -88,8 +81,16 @@ class Tree:
     @contextmanager
     def running(self, *arguments: str, variables: Mapping[str, str] = {}, folder: str = ".") -> Iterator["Running"]:
         """Run `python -m …` until the block ends."""
+        with self.started(self.command(*arguments), variables=variables, folder=folder) as running:
+            yield running
+
+    @contextmanager
+    def started(
+        self, command: list[str], *, variables: Mapping[str, str] = {}, folder: str = "."
+    ) -> Iterator["Running"]:
+        """Run any command until the block ends."""
         with subprocess.Popen(
-            self.command(*arguments),
+            command,
             cwd=self.root / folder, env=self.environment(variables),
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         ) as process:  # fmt: skip
@@ -98,6 +99,13 @@ class Tree:
                 yield running
             finally:
                 running.end()
+
+
+def one_sentence(result: subprocess.CompletedProcess[str]) -> str:
+    """Return the only line on standard error of a command that failed."""
+    assert result.returncode not in {0, -signal.SIGKILL}, result.stdout
+    assert len(result.stderr.splitlines()) == 1, result.stderr
+    return result.stderr.strip()
 
 
 class Running:
@@ -114,9 +122,9 @@ class Running:
         for line in self.process.stdout:
             self.output += line
 
-    def said(self, pattern: str) -> str:
+    def said(self, pattern: str, patience: float = PATIENCE) -> str:
         """Wait for the pattern and return what its first group, or all of it, matches."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + patience
         while not (found := re.search(pattern, self.output, re.MULTILINE)):
             assert self.process.poll() is None, self.output
             assert time.monotonic() < deadline, self.output

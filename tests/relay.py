@@ -22,6 +22,17 @@ def error_response(sqlstate: str, message: str) -> bytes:
     return b"E" + struct.pack("!i", len(fields) + 5) + fields + b"\0" + b"Z" + struct.pack("!i", 5) + b"I"
 
 
+def executes(sent: bytes) -> bool:
+    """Whether the client runs one of our statements: B binds arguments to it."""
+    return sent[:1] == b"B"
+
+
+def first(count: int) -> Callable[[bytes], bool]:
+    """Return what is true of so many statements, and of none after them."""
+    left = iter(range(count))
+    return lambda sent: executes(sent) and next(left, None) is not None
+
+
 class _Line:
     """One connection: two pumps, and whose turn it is."""
 

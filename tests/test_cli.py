@@ -15,9 +15,10 @@ from pathlib import Path
 import httpx
 import jwt
 import pytest
-from commands import Running, Tree, alive, descendants, free_port, scratch_tree
+from commands import Running, Tree, alive, descendants, one_sentence, scratch_tree
 from databases import own_database
 from people import ORIGIN, SECRET, User
+from servers import free_port
 from typer.testing import CliRunner
 
 from backend import server
@@ -51,13 +52,6 @@ def database(database_url: str) -> Iterator[str]:
 
 def production(url: str, **more: str) -> dict[str, str]:
     return {"BETTER_AUTH_SECRET": SECRET, "BETTER_AUTH_URL": ORIGIN, "NEON_DATABASE_URL": url, **more}
-
-
-def one_sentence(result: subprocess.CompletedProcess[str]) -> str:
-    """Return the only line on standard error of a command that failed."""
-    assert result.returncode not in {0, -signal.SIGKILL}, result.stdout
-    assert len(result.stderr.splitlines()) == 1, result.stderr
-    return result.stderr.strip()
 
 
 # --- dev
@@ -306,6 +300,15 @@ def test_a_port_or_address_that_cannot_be_had_is_told_in_plain_words() -> None:
             server.listener("127.0.0.1", port).__enter__()
     with pytest.raises(OperatorError, match=r"^Cannot listen on no-such-host\.invalid:8000: "):
         server.listener("no-such-host.invalid", 8000).__enter__()
+
+
+def test_a_number_that_is_no_listening_socket_is_told_in_plain_words() -> None:
+    idle = socket.socket().detach()
+
+    with pytest.raises(OperatorError, match=rf"^The socket under number {idle} does not listen\.$"):
+        server.inherited(idle).__enter__()
+    with pytest.raises(OperatorError, match=rf"^There is no socket under number {idle}: "):
+        server.inherited(idle).__enter__()
 
 
 @pytest.mark.spec("FR-016", "SC-010")

@@ -27,7 +27,7 @@ from running import serving
 from servers import certificates
 
 from backend import statements
-from backend.database_url import connect_arguments
+from backend.database_url import connect_arguments, security
 from backend.db import Database
 from backend.embedded import embedded_postgres
 from backend.errors import Unavailable
@@ -115,6 +115,28 @@ def test_neons_url_as_it_is_handed_out_verifies_the_server() -> None:
     assert arguments == {"dsn": NEON}
     assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
     assert context.get_ca_certs()
+
+
+def test_where_the_system_has_no_root_certificates_certifis_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+
+    context = connect_arguments(f"{NEON}?sslmode=require&channel_binding=require")["ssl"]
+
+    assert context.get_ca_certs()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("sslmode=require&channel_binding=require", "with TLS and a verified certificate"),
+        ("sslmode=verify-full", "with TLS and a verified certificate"),
+        ("sslmode=require", "with TLS, the certificate unverified"),
+        ("", "perhaps without TLS"),
+    ],
+)
+def test_how_far_a_url_protects_is_said_in_words(options: str, words: str) -> None:
+    assert security(f"{NEON}?{options}") == words
 
 
 @pytest.mark.parametrize(

@@ -375,6 +375,20 @@ async def test_a_missing_schema_is_named(production: Environment) -> None:
     assert await said("schema") == ("bad", "is missing or behind: run `python -m backend migrate`")
 
 
+async def test_a_schema_that_may_not_be_looked_at_is_named(production: Environment) -> None:
+    url = production.variables["NEON_DATABASE_URL"]
+    role = f"stranger_{uuid4().hex}"
+    connection = await asyncpg.connect(url)
+    await connection.execute(f"CREATE ROLE {role} LOGIN")
+    production.set(NEON_DATABASE_URL=url.replace(f"//app:{PASSWORD}@", f"//{role}@"))
+
+    verdict, text = await said("schema")
+
+    await connection.execute(f"DROP ROLE {role}")
+    await connection.close()
+    assert (verdict, "permission denied" in text) == ("bad", True)
+
+
 def dated(date: str | None) -> Answer:
     def answer(request: BaseHTTPRequestHandler) -> None:
         body = key_set(ED)

@@ -1,20 +1,17 @@
 """Do the documents say what is so?"""
 
 import inspect
-import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-import httpx
 import pytest
+from commands import Tree, scratch_tree
+from servers import free_port
 
 from backend import errors
 from backend.auth import jwt
@@ -75,61 +72,36 @@ def test_every_link_between_documents_leads_somewhere() -> None:
 
 
 @contextmanager
-def scratch_copy() -> Iterator[Path]:
-    """Copy the tree to where also PostgreSQL's account can go, so that the real .env and .data stay as they are."""
-    with TemporaryDirectory() as directory:
-        copy = Path(directory)
-        copy.chmod(0o755)
-        for name in ("backend", "migrations"):
-            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", ".env"))
-        for name in ("Makefile", "setup.sh", "pyproject.toml", "requirements-dev.txt"):
-            shutil.copy2(ROOT / name, copy / name)
-        (copy / ".venv").mkdir()
+def tree_that_is_set_up() -> Iterator[Tree]:
+    """A copy in which `make` finds its files, and a .venv that is complete."""
+    with scratch_tree() as tree:
+        for name in ("Makefile", "setup.sh", "requirements-dev.txt"):
+            shutil.copy2(ROOT / name, tree.root)
+        venv = tree.root / ".venv"
+        venv.mkdir()
         for each in (ROOT / ".venv").iterdir():
-            (copy / ".venv" / each.name).symlink_to(each)
-        (copy / ".venv/.complete").unlink(missing_ok=True)
-        (copy / ".venv/.complete").touch()
-        yield copy
-
-
-def free_port() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return str(listener.getsockname()[1])
+            (venv / each.name).symlink_to(each)
+        (venv / ".complete").unlink(missing_ok=True)
+        (venv / ".complete").touch()
+        yield tree
 
 
 @pytest.mark.spec("SC-010", "FR-006")
 def test_the_commands_of_the_readme_do_what_it_says() -> None:
     run, calls, test = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
-    with scratch_copy() as tree:
-        port = free_port()
-        # The flags of the make that runs the tests are not those of a person in a terminal.
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
-        environment |= {"PORT": port, "BETTER_AUTH_URL": "http://localhost:3000"}
+    with tree_that_is_set_up() as tree:
+        port = str(free_port())
         outputs = []
         for _ in range(2):
-            with subprocess.Popen(
-                run.split(), cwd=tree, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
-            ) as server:
-                wait_until_healthy(server, port)
+            with tree.started(run.split(), variables={"PORT": port}) as server:
+                server.answers(f"http://127.0.0.1:{port}/health")
 
                 commands = calls.replace("8000", port)
-                outputs.append(subprocess.check_output(["sh", "-ec", commands], cwd=tree, text=True))
-                os.killpg(server.pid, signal.SIGINT)
-                banner, _ = server.communicate(timeout=60)
+                outputs.append(subprocess.check_output(["sh", "-ec", commands], cwd=tree.root, text=True))
+                server.stop(signal.SIGINT)
 
     assert test == "make test\n"
-    assert f"http://127.0.0.1:{port}/docs" in banner
-    assert "Give the frontend the same BETTER_AUTH_SECRET" in banner
+    assert f"http://127.0.0.1:{port}/docs" in server.output
+    assert "Give the frontend the same BETTER_AUTH_SECRET" in server.output
     assert outputs[0].count('"title":"Buy milk"') == 2  # the created task, and the list of one
     assert outputs[1].count('"title":"Buy milk"') == 3  # and one more, beside that of the first run
-
-
-def wait_until_healthy(server: subprocess.Popen[str], port: str) -> None:
-    while server.poll() is None:
-        try:
-            httpx.get(f"http://127.0.0.1:{port}/health")
-        except httpx.TransportError:
-            time.sleep(0.1)
-        else:
-            return
-    pytest.fail("the server did not come up")

@@ -4,11 +4,14 @@ import os
 import re
 import signal
 import socket
+import time
 from pathlib import Path
 
 import httpx
 import pytest
+from issuer import Signer, answering, issuing, key_set
 from people import User, signed
+from relay import first, relayed
 from servers import Application, application, free_port, until
 
 from backend.errors import OperatorError
@@ -72,6 +75,29 @@ def test_one_process_counts_too_and_leaves_no_files(database_url: str) -> None:
     assert counted['todo_requests_total{method="POST",status="201"}'] == 1
     assert code == 0
     assert len(before - after) == 1
+
+
+def test_what_goes_wrong_is_counted_and_when_the_key_set_came(database_url: str) -> None:
+    port, signer = free_port(), Signer("EdDSA", "one")
+    began = time.time()
+    with (
+        relayed(database_url) as (relay, url),
+        issuing(answering(key_set(signer))) as issuer,
+        application(url, METRICS_PORT=str(port), BETTER_AUTH_JWKS_URL=issuer.url) as app,
+    ):
+        user = User(app.base_url)
+        with user.http:
+            user.http.get(user.tasks, headers={"Authorization": f"Bearer {signer.token(user.id)}"})
+            task = user.add()
+            relay.lose_answer = first(1)
+            user.list()
+            relay.lose_answer = first(1)
+            user.http.patch(f"{user.tasks}/{task['id']}/complete")
+        counted = scrape(port)
+
+    fetched = [value for name, value in counted.items() if name.startswith("todo_key_set_fetched_seconds")]
+    assert (counted["todo_retries_total"], counted["todo_unavailable_total"]) == (1, 1)
+    assert max(fetched) >= began
 
 
 def test_metrics_are_off_unless_a_port_is_set(settings: Settings, base_url: str) -> None:

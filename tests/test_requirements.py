@@ -4,9 +4,6 @@ import asyncio
 import math
 import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,39 +14,21 @@ from typing import Any
 import httpx
 import pytest
 from databases import ask
-from people import ORIGIN, SECRET, User, signed
+from people import ORIGIN, User, signed
+from servers import application
 
 from backend.embedded import embedded_postgres
 from backend.migrate import upgrade
 
-REPOSITORY = Path(__file__).parents[1]
 JSON = {"Content-Type": "application/json"}
 
 
 @contextmanager
 def killed_in_the_end(database_url: str) -> Iterator[str]:
     """Serve in a process of its own, which is not given the time to say goodbye."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    environment = os.environ | {
-        "BETTER_AUTH_SECRET": SECRET,
-        "BETTER_AUTH_URL": ORIGIN,
-        "NEON_DATABASE_URL": database_url,
-    }
-    command = [sys.executable, "-m", "backend", "serve", "--port", str(port)]
-    with subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=subprocess.DEVNULL) as server:
-        try:
-            while not _answers(port):
-                assert server.poll() is None
-                time.sleep(0.02)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            server.kill()
-
-
-def _answers(port: int) -> bool:
-    with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) == 0
+    with application(database_url) as app:
+        yield app.base_url
+        app.process.kill()
 
 
 @pytest.mark.spec("SC-004", "FR-006")

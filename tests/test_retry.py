@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg
 import pytest
 from people import User
-from relay import Relay, error_response, relayed
+from relay import Relay, error_response, executes, first, relayed
 from running import serving
 from servers import ROOT, until
 
@@ -54,16 +54,6 @@ def user(through: str) -> Iterator[User]:
     user = User(through)
     with user.http:
         yield user
-
-
-def executes(sent: bytes) -> bool:
-    """Whether the client runs one of our statements: B binds arguments to it."""
-    return sent[:1] == b"B"
-
-
-def first(count: int) -> Callable[[bytes], bool]:
-    left = iter(range(count))
-    return lambda sent: executes(sent) and next(left, None) is not None
 
 
 def test_what_is_safe_is_sent_again_when_its_answer_got_lost(user: User, relay: Relay) -> None:

@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from commands import Tree, free_port, scratch_tree
+from commands import Tree, scratch_tree
 from people import ORIGIN, SECRET
 from pydantic import ValidationError
+from servers import free_port
 
 from backend import settings as module
 from backend.settings import FALLBACK_SECRET, Settings, SettingsError, load_settings, origin
@@ -38,6 +39,7 @@ OPTIONAL = {
     "DATABASE_POOL_SIZE": "0MARKER",
     "DATABASE_PREPARED_STATEMENTS": "MARKER",
     "REQUEST_DEADLINE": "MARKER",
+    "TRUSTED_PROXIES": "10.0.0.1,MARKER",
 }
 
 
@@ -184,6 +186,11 @@ def test_an_address_is_reduced_to_its_origin(url: str, expected: str, monkeypatc
 def test_what_is_no_web_address_has_no_origin(url: str) -> None:
     with pytest.raises(ValueError, match=r"^must be an address such as http://localhost:3000$"):
         origin(url)
+
+
+def test_a_wildcard_is_no_origin() -> None:
+    with pytest.raises(ValueError, match=r"^must name each origin: there are no wildcards$"):
+        origin("https://*.example")
 
 
 @pytest.mark.spec("FR-020")

@@ -4,68 +4,36 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import httpx
 import pytest
 from chromium import browser
+from commands import Tree, alive, descendants, one_sentence, scratch_tree
+from servers import free_port
 
 from backend import frontend
 from backend.errors import OperatorError
 
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
 
 @pytest.fixture(scope="module")
-def tree() -> Iterator[Path]:
+def tree() -> Iterator[Tree]:
     """A copy, so that the real .env and .data stay as they are; the frontend is the one that has been built."""
-    with TemporaryDirectory() as directory:
-        copy = Path(directory)
-        copy.chmod(0o755)  # PostgreSQL's account must be able to go there.
-        for name in ("backend", "migrations"):
-            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", ".env"))
-        (copy / "frontend").symlink_to(ROOT / "frontend")
-        yield copy
+    with scratch_tree() as tree:
+        (tree.root / "frontend").symlink_to(frontend.DIRECTORY)
+        yield tree
 
 
-def demo(tree: Path, port: int, frontend_port: int, **environment: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "backend", "demo", "--port", str(port), "--frontend-port", str(frontend_port)]
-    return subprocess.Popen(
-        command,
-        cwd=tree,
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+def demo(port: int, frontend_port: int) -> list[str]:
+    return ["backend", "demo", "--port", str(port), "--frontend-port", str(frontend_port)]
 
 
-def descendants(pid: int) -> list[int]:
-    children = [
-        int(child) for file in Path("/proc", str(pid), "task").glob("*/children") for child in file.read_text().split()
-    ]
-    return [*children, *(each for child in children for each in descendants(child))]
-
-
-def test_one_command_serves_everything_and_leaves_nothing(tree: Path) -> None:
+def test_one_command_serves_everything_and_leaves_nothing(tree: Tree) -> None:
     browser()
     backend_port, port = free_port(), free_port()
-    with demo(tree, backend_port, port) as running:
-        assert running.stdout
-        said = ""
-        while "Ctrl-C" not in said and (line := running.stdout.readline()):
-            said += line
-        assert f"http://localhost:{port}" in said, said
+    with tree.running(*demo(backend_port, port)) as running:
+        running.said("Ctrl-C", patience=280)  # The frontend may have to be built.
 
         page = httpx.get(f"http://localhost:{port}")
         person = {"name": "Ada", "email": "ada@example.com", "password": "correct horse battery"}
@@ -74,31 +42,27 @@ def test_one_command_serves_everything_and_leaves_nothing(tree: Path) -> None:
             token = ada.get("/api/auth/token").json()["token"]
         tasks = f"http://localhost:{backend_port}/api/{user['id']}/tasks"
         created = httpx.post(tasks, json={"title": "Buy milk"}, headers={"Authorization": f"Bearer {token}"})
-        started = descendants(running.pid)
-        os.kill(running.pid, signal.SIGINT)
-        rest = running.stdout.read()
+        started = len(descendants(running.process.pid))
+        status, left = running.stop(signal.SIGINT)
 
+    assert f"http://localhost:{port}" in running.output
     assert page.status_code == 200
     assert created.status_code == 201, created.text
-    assert running.returncode == 0, rest
-    assert len(started) >= 2  # the frontend and PostgreSQL
-    assert [pid for pid in started if Path("/proc", str(pid)).exists()] == []
+    assert started >= 2  # the frontend and PostgreSQL
+    assert (status, left) == (0, set()), running.output
 
 
-def test_a_port_that_is_taken_is_named(tree: Path) -> None:
+def test_a_port_that_is_taken_is_named(tree: Tree) -> None:
     browser()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        for backend_port, frontend_port in ((port, free_port()), (free_port(), port)):
-            with demo(tree, backend_port, frontend_port) as running:
-                said, _ = running.communicate()
+        for ports in ((port, free_port()), (free_port(), port)):
+            result = tree.run(*demo(*ports))
 
-            assert running.returncode == 1
-            assert str(port) in said
-            assert len(said.splitlines()) == 1, said
+            assert str(port) in one_sentence(result)
 
 
-def test_a_missing_or_old_node_is_named(tree: Path, tmp_path: Path) -> None:
+def test_a_missing_or_old_node_is_named(tree: Tree, tmp_path: Path) -> None:
     old = tmp_path / "node"
     old.write_text("#!/bin/sh\necho v18.19.0\n")
     old.chmod(0o755)
@@ -111,11 +75,9 @@ def test_a_missing_or_old_node_is_named(tree: Path, tmp_path: Path) -> None:
         (empty, "The frontend needs Node.js 20 or newer with npm: install it from nodejs.org."),
         (tmp_path, "The frontend needs Node.js 20 or newer, and this is v18.19.0."),
     ):
-        with demo(tree, free_port(), free_port(), PATH=str(path)) as running:
-            said, _ = running.communicate()
+        result = tree.run(*demo(free_port(), free_port()), variables={"PATH": str(path)})
 
-        assert running.returncode == 1
-        assert said == f"{sentence}\n"
+        assert one_sentence(result) == sentence
 
 
 def test_an_unreachable_registry_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -129,3 +91,45 @@ def test_an_unreachable_registry_is_named(monkeypatch: pytest.MonkeyPatch, tmp_p
 
     with pytest.raises(OperatorError, match="the npm registry cannot be reached"):
         frontend.install(lambda _: None)
+
+
+def test_a_frontend_that_ends_by_itself_takes_the_rest_with_it(tree: Tree) -> None:
+    browser()
+    with tree.running(*demo(free_port(), free_port())) as running:
+        running.said("Ctrl-C", patience=280)
+        family = descendants(running.process.pid)
+        os.kill(next(pid for pid in family if b"next" in Path(f"/proc/{pid}/cmdline").read_bytes()), signal.SIGKILL)
+        status = running.process.wait(60)
+        left = alive(family)
+
+    assert "The frontend has ended by itself, so the rest stops too." in running.output
+    assert (status, left) == (0, set())
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A program in the place of Next.js, which a test writes."""
+    browser()
+    program = tmp_path / frontend.NEXT
+    program.parent.mkdir(parents=True)
+    monkeypatch.setattr(frontend, "DIRECTORY", tmp_path)
+    return program
+
+
+def test_a_frontend_that_does_not_start_is_named(stand_in: Path) -> None:
+    stand_in.write_text("process.exit(1)")
+
+    with pytest.raises(OperatorError, match="did not start"), frontend.serving(free_port(), {}):
+        pass
+
+
+def test_a_frontend_that_is_deaf_to_a_polite_stop_is_killed(stand_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frontend, "STOP_SECONDS", 0.1)
+    port = free_port()
+    stand_in.write_text(f"process.on('SIGTERM', () => {{}}); require('net').createServer().listen({port}, '127.0.0.1')")
+
+    with frontend.serving(port, {}):
+        pass
+
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))

@@ -154,14 +154,17 @@ def test_the_frontend_can_read_every_answer(base_url: str, alice: User, case: st
     readable(answer)
 
 
+def failed(base_url: str, method: str, path: str) -> httpx.Response:
+    """Send what would succeed if the server were well."""
+    lines = (f"Authorization: Bearer {signed('alice')}", f"Origin: {ORIGIN}", "Content-Length: 13")
+    target = f"/api/alice/tasks{path}".replace("{id}", "1")
+    return exchange(base_url, raw(None, method, target, *lines, body=b'{"title":"x"}'))
+
+
 @pytest.mark.spec("FR-019", "FR-016", "FR-015")
 @pytest.mark.parametrize("operation", OPERATIONS, ids=" ".join)
 def test_the_frontend_can_read_that_we_have_failed(broken_url: str, operation: tuple[str, str]) -> None:
-    method, path = operation
-    lines = (f"Authorization: Bearer {signed('alice')}", f"Origin: {ORIGIN}", "Content-Length: 13")
-    target = f"/api/alice/tasks{path}".replace("{id}", "1")
-
-    answer = exchange(broken_url, raw(None, method, target, *lines, body=b'{"title":"x"}'))
+    answer = failed(broken_url, *operation)
 
     assert (answer.status_code, answer.json()) == (500, {"detail": "Internal server error."})
     readable(answer)
@@ -170,11 +173,7 @@ def test_the_frontend_can_read_that_we_have_failed(broken_url: str, operation: t
 @pytest.mark.spec("FR-019", "FR-015")
 @pytest.mark.parametrize("operation", OPERATIONS, ids=" ".join)
 def test_the_frontend_can_read_that_the_database_is_away(cut_off_url: str, operation: tuple[str, str]) -> None:
-    method, path = operation
-    lines = (f"Authorization: Bearer {signed('alice')}", f"Origin: {ORIGIN}", "Content-Length: 13")
-    target = f"/api/alice/tasks{path}".replace("{id}", "1")
-
-    answer = exchange(cut_off_url, raw(None, method, target, *lines, body=b'{"title":"x"}'))
+    answer = failed(cut_off_url, *operation)
 
     assert (answer.status_code, list(answer.json())) == (503, ["detail"])
     assert int(answer.headers["retry-after"]) > 0

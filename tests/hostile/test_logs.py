@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ import pytest
 from databases import execute, own_database
 from hostile.test_paths import OPERATIONS, exchange, raw
 from people import ORIGIN, SECRET, User, signed
+from servers import free_port
 
 from backend.migrate import upgrade
 
@@ -56,8 +56,7 @@ class Production:
 
 @contextmanager
 def production(url: str, log: Path, **environment: str) -> Iterator[Production]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     given = {
         "ENVIRONMENT": "production",
         "BETTER_AUTH_SECRET": SECRET,

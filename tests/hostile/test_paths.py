@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import quote, urlsplit
 from uuid import uuid4
 
@@ -15,6 +16,8 @@ from people import User, signed
 from running import StatementLog
 
 from backend.logs import READABLE, UtcFormatter
+from backend.main import create_app
+from backend.settings import Settings
 
 # Method and path, below the list of a user.
 OPERATIONS = [
@@ -551,3 +554,25 @@ def test_operations_without_a_body_do_not_wait_for_one(base_url: str, alice: Use
         beginning = wire.recv(4_096)
 
     assert beginning.startswith((b"HTTP/1.1 200 ", b"HTTP/1.1 204 "))
+
+
+async def test_a_websocket_is_turned_away(settings: Settings) -> None:
+    """The command `serve` knows none; another server may bring one here."""
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "websocket", "path": "/api/alice/tasks", "headers": [], "query_string": b"", "root_path": ""}
+    await create_app(settings)(scope, receive, send)
+
+    assert [message["type"] for message in sent] == ["websocket.close"]
+
+
+def test_a_file_that_the_documentation_does_not_have_is_not_found(base_url: str) -> None:
+    answer = httpx.get(f"{base_url}/docs/assets/nothing.js")
+
+    assert (answer.status_code, answer.json()) == (404, {"detail": "Not found."})
