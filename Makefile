@@ -45,6 +45,13 @@ test: setup better-auth ## everything that must hold: style, types, imports, tes
 faults: setup ## every fault against real servers, under load; UPDATE_DOCS=1 writes docs/reliability.md
 	FAULTS=1 $(BIN)/pytest --numprocesses=0 -s tests/faults tests/poolers tests/round_trips tests/test_idempotency.py
 
+bench: setup ## compare with other implementations for half an hour; writes docs/performance.md
+	@command -v npm >/dev/null || { echo "Node.js 20 or newer is missing: two of the peers are written for it." >&2; exit 1; }
+	@for peer in fastify express; do (cd bench/peers/$$peer && npm ci --loglevel=error >/dev/null) || exit 1; done
+	@if command -v go >/dev/null; then GO111MODULE=off GOPATH=/usr/share/gocode go build -o bench/peers/go/peer \
+		bench/peers/go/main.go || echo "The peer in Go is left out: bench/peers/go/main.go names what it needs."; fi
+	@PYTHONPATH=tests $(BIN)/python -m bench $(BENCH)
+
 format: setup ## put the code into its form
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
@@ -55,4 +62,4 @@ lock: setup ## resolve the dependencies again
 	$(BIN)/python -m uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
 		--no-emit-find-links --upgrade --quiet pyproject.toml --extra dev --output-file requirements-dev.txt
 
-.PHONY: help setup better-auth run demo test faults format lock
+.PHONY: help setup better-auth run demo test faults bench format lock

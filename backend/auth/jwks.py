@@ -7,12 +7,10 @@ has changed. The clock and the fetch are passed in.
 import asyncio
 import logging
 import math
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -246,13 +244,15 @@ class HttpSource:
         self._client: httpx.AsyncClient | None = None
 
     async def __call__(self) -> bytes | None:
-        # Only where there is a key set, and beside the event loop: it takes some 30 ms and 2 MiB.
-        await asyncio.to_thread(_load_httpx)
+        if not self._client:
+            # Only where there is a key set, and beside the event loop: loading httpx and the root certificates takes
+            # some 100 ms and 10 MiB.
+            self._client = await asyncio.to_thread(_client)
         import httpx
 
         try:
             async with asyncio.timeout(TOTAL_TIMEOUT):
-                return await self._body()
+                return await self._body(self._client)
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
             raise FetchError(f"{type(error).__name__} at {self._where}") from error
 
@@ -260,13 +260,11 @@ class HttpSource:
         if self._client:
             await self._client.aclose()
 
-    async def _body(self) -> bytes | None:
-        if not self._client:
-            self._client = await asyncio.to_thread(_client)
+    async def _body(self, client: "httpx.AsyncClient") -> bytes | None:
         # Uncompressed, so that the bytes counted are the bytes kept. On a connection of its own, since the other side
         # may close one that was kept alive just when it is used again, and that would be a failure.
         headers = {"Accept-Encoding": "identity", "Connection": "close"}
-        async with self._client.stream("GET", self._url, headers=headers) as response:
+        async with client.stream("GET", self._url, headers=headers) as response:
             if response.status_code == HTTPStatus.NOT_FOUND:
                 return None
             if response.status_code != HTTPStatus.OK:
@@ -279,15 +277,7 @@ class HttpSource:
             return bytes(body)
 
 
-def _load_httpx() -> None:
-    # None makes an import fail, as httpx expects where its command line is not installed, which would bring along rich
-    # and Pygments: 40 ms and 4 MiB.
-    sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]  # the documented way, of another type
-    import_module("httpx")
-
-
 def _client() -> "httpx.AsyncClient":
-    """Return a new client; it reads the root certificates, for which the event loop would stand still."""
     import httpx
 
     return httpx.AsyncClient(timeout=httpx.Timeout(TOTAL_TIMEOUT, connect=CONNECT_TIMEOUT))

@@ -1,0 +1,155 @@
+"""How does this backend compare with its peers? `make bench` asks, and writes docs/performance.md."""
+
+import asyncio
+import os
+import platform
+import shutil
+import subprocess
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import asyncpg
+import httpx
+import orjson
+import psutil
+import typer
+from relay import Relay
+
+from backend.errors import OperatorError
+from bench import dataset, report
+from bench.contestants import CONTESTANTS, Contestant
+from bench.measure import ADDRESS, CONNECTIONS, MANY, URL, Bench, database, serving, through
+from bench.service import Service
+from bench.workloads import BIG, TASK, WORKLOADS, Workload
+
+LIBRARIES = ("fastapi", "starlette", "sqlmodel", "sqlalchemy", "asyncpg", "psycopg", "uvicorn", "uvloop", "orjson")
+FAR = 0.010
+FAR_WORKLOADS = ("get one", "create", "mixed")
+TRIES = 20
+
+
+def main(
+    *,
+    rounds: Annotated[int, typer.Option(min=1, help="How often everybody does everything.")] = 5,
+    seconds: Annotated[int, typer.Option(min=1, help="How long each measurement takes.")] = 2,
+    only: Annotated[str, typer.Option(help="Only those whose name contains this; writes nothing.")] = "",
+    workload: Annotated[str, typer.Option(help="Only the workloads whose name contains this; writes nothing.")] = "",
+) -> None:
+    """Measure this backend beside its peers on one machine, and write docs/performance.md."""
+    if not shutil.which("wrk"):
+        raise SystemExit("wrk is missing: install it (Debian: apt-get install wrk; macOS: brew install wrk).")
+    contestants = [each for each in CONTESTANTS if only in each.name]
+    workloads = [each for each in WORKLOADS if workload in each.name]
+    try:
+        results = _measured(contestants, workloads, rounds, seconds)
+    except OperatorError as error:
+        raise SystemExit(str(error)) from None
+    if only or workload:
+        print(report.ratios(results["near"]))
+    else:
+        report.RESULTS.write_bytes(orjson.dumps(results, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+        report.write(results)
+
+
+def _measured(contestants: list[Contestant], workloads: list[Workload], rounds: int, seconds: int) -> dict[str, Any]:
+    results: dict[str, Any] = {"about": _about(rounds, seconds), "near": [], "many": [], "far": []}
+    with database() as local:
+        asyncio.run(dataset.fill(local))
+        results["versions"] = _versions(local)
+        with serving(contestants, URL) as services:
+            bench = Bench(local, services, seconds)
+            idle = {each: service.memory for each, service in services.items()}
+            plans = {
+                "near": (contestants, workloads, CONNECTIONS, rounds),
+                "many": ([each for each in contestants if each.most >= MANY], workloads, MANY, min(rounds, 2)),
+            }
+            for name, (whom, what, connections, count) in plans.items():
+                for sample in bench.rounds(whom, what, connections=connections, count=count):
+                    print(f"{name}: {sample.contestant}, {sample.workload}: {sample.cpu * 1e6:.0f} µs", flush=True)
+                    results[name].append(asdict(sample))
+            results["services"] = {
+                each.name: {"first_200": service.ready_after, "idle": idle[each], "loaded": service.memory}
+                for each, service in services.items()
+            }
+        with Relay((ADDRESS, 5432)).running() as relay, serving(contestants, through(relay.port)) as services:
+            results["round_trips"] = {each.name: _round_trips(service, relay) for each, service in services.items()}
+            relay.delay = FAR / 2
+            far = [each for each in WORKLOADS if each.name in FAR_WORKLOADS]
+            samples = Bench(local, services, seconds).rounds(contestants, far, connections=CONNECTIONS, count=1)
+            results["far"] = [asdict(sample) for sample in samples]
+    return results
+
+
+def _round_trips(service: Service, relay: Relay) -> dict[str, float]:
+    """Return how often a request waits for the database, for one of each kind, on average."""
+    owner = BIG[0]
+    tasks, counts = f"{service.url}/api/{owner.id}/tasks", {}
+    with httpx.Client(headers={"Authorization": f"Bearer {owner.token}"}, trust_env=False) as client:
+
+        def average(method: str, paths: list[str], **content: Any) -> float:
+            before = relay.turns
+            for path in paths:
+                client.request(method, tasks + path, **content).raise_for_status()
+            return round((relay.turns - before) / len(paths), 1)
+
+        # Connections learn statements one by one; let all of them know these.
+        for name, method, suffix in (("get", "GET", ""), ("PUT", "PUT", ""), ("toggle", "PATCH", "/complete")):
+            paths = [f"/{task}{suffix}" for task in owner.tasks[:TRIES]]
+            content = {"json": TASK} if method == "PUT" else {}
+            average(method, paths * 3, **content)
+            counts[name] = average(method, paths, **content)
+        average("GET", [""] * TRIES)
+        counts["list"] = average("GET", [""] * TRIES)
+        average("POST", [""] * TRIES, json=TASK)
+        counts["create"] = average("POST", [""] * TRIES, json=TASK)
+        ids = [task["id"] for task in client.get(tasks).json() if task["id"] > dataset.ROWS]
+        average("DELETE", [f"/{task}" for task in ids[TRIES:]])
+        counts["delete"] = average("DELETE", [f"/{task}" for task in ids[:TRIES]])
+    return counts
+
+
+def _about(rounds: int, seconds: int) -> dict[str, Any]:
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": f"{_processor()}, {os.cpu_count()} cores shared by application, database and load generator, "
+        f"{psutil.virtual_memory().total / 2**30:.0f} GiB; {platform.system()} {platform.release()}",
+        "rounds": rounds,
+        "seconds": seconds,
+    }
+
+
+def _processor() -> str:
+    file = Path("/proc/cpuinfo")
+    names = [line.partition(":")[2].strip() for line in file.read_text().splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _versions(url: str) -> str:
+    async def server() -> str:
+        connection = await asyncpg.connect(url)
+        try:
+            return str(await connection.fetchval("SHOW server_version"))
+        finally:
+            await connection.close()
+
+    libraries = [f"{name} {version(name)}" for name in LIBRARIES]
+    node, go = (
+        _said("node", "--version").replace("v", "Node.js "),
+        _said("go", "version").replace("go version go", "Go "),
+    )
+    return ", ".join(
+        [f"PostgreSQL {asyncio.run(server())}", f"Python {platform.python_version()}", *libraries, node, go]
+    )
+
+
+def _said(*command: str) -> str:
+    if not shutil.which(command[0]):
+        return f"no {command[0]}"
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,139 @@
+"""What does each contestant need for each workload?"""
+
+import asyncio
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+import psutil
+
+from backend.embedded import embedded_postgres
+from backend.migrate import upgrade
+from bench import dataset
+from bench.check import check
+from bench.contestants import POOL_SIZE, Contestant
+from bench.service import Service, running, tree_cpu
+from bench.workloads import BIG, DELETE, SMALL, Workload, deletions
+
+# Over TCP, as Neon is reached; a loopback address where a PostgreSQL of this machine hardly listens on the same port.
+ADDRESS = "127.0.0.54"
+URL = f"postgresql://app@{ADDRESS}:5432/todo?sslmode=disable"
+CONNECTIONS, MANY = 50, 256
+LOAD = Path(__file__).parent / "load.lua"
+WARM_UP = 1
+# More than the fastest deletes while it is measured.
+DELETIONS_A_SECOND = 15_000
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One contestant under one workload, once; CPU in seconds a request, latencies in milliseconds."""
+
+    contestant: str
+    workload: str
+    cpu: float
+    database_cpu: float
+    throughput: float
+    p50: float
+    p95: float
+    p99: float
+    failed: int
+
+
+@contextmanager
+def database() -> Iterator[str]:
+    """Run the embedded PostgreSQL as it comes, durable, with the schema; yields its URL, a TCP address."""
+    with tempfile.TemporaryDirectory(prefix="todo-bench-", dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        settings = {"autovacuum": "off", "max_connections": "200"}
+        with embedded_postgres(Path(folder, "database"), settings=settings, address=ADDRESS) as url:
+            upgrade(url)
+            yield url
+
+
+def through(port: int) -> str:
+    """Return the URL of the database behind a relay at this port."""
+    return URL.replace(f"{ADDRESS}:5432", f"127.0.0.1:{port}")
+
+
+@contextmanager
+def serving(contestants: list[Contestant], url: str) -> Iterator[dict[Contestant, Service]]:
+    """Start all of them one after another, and check that they do their work; yields what runs."""
+    environment = {
+        "NEON_DATABASE_URL": url,
+        "BETTER_AUTH_SECRET": dataset.SECRET,
+        "BETTER_AUTH_URL": dataset.ORIGIN,
+        "BETTER_AUTH_MODE": "secret",
+        "POOL_SIZE": str(POOL_SIZE),
+        "DATABASE_POOL_SIZE": str(POOL_SIZE),
+    }
+    probe = (f"/api/{SMALL[0].id}/tasks", SMALL[0].token)
+    with ExitStack() as stack:
+        services = {}
+        for each in contestants:
+            service = running(each.command, environment | each.environment, probe)
+            services[each] = stack.enter_context(service)
+            check(services[each].url, SMALL[0], BIG[0])
+        yield services
+
+
+class Bench:
+    """Runs workloads against running contestants."""
+
+    def __init__(self, url: str, services: dict[Contestant, Service], seconds: int) -> None:
+        self._url = url
+        self._services = services
+        self._seconds = seconds
+        self._postgres = next(each for each in psutil.Process().children() if each.name() == "postgres")
+
+    def rounds(
+        self, contestants: list[Contestant], workloads: list[Workload], *, connections: int, count: int
+    ) -> Iterator[Sample]:
+        """Let all of them do each workload in every round; who comes first changes from round to round."""
+        for turn in range(count):
+            order = contestants[turn % len(contestants) :] + contestants[: turn % len(contestants)]
+            for workload in workloads:
+                for contestant in order:
+                    yield self._sample(contestant, workload, min(connections, contestant.most), warm=turn > 0)
+
+    def _sample(self, contestant: Contestant, workload: Workload, connections: int, *, warm: bool) -> Sample:
+        service = self._services[contestant]
+        with tempfile.NamedTemporaryFile(prefix="todo-requests-") as file:
+            file.write(b"\0".join(self._requests(workload)))
+            file.flush()
+            if not (warm or workload is DELETE):
+                self._load(service, file.name, connections, WARM_UP)
+            before, before_database = service.cpu, tree_cpu(self._postgres)
+            seen = self._load(service, file.name, connections, self._seconds)
+            cpu, database_cpu = service.cpu - before, tree_cpu(self._postgres) - before_database
+        if workload.writes:
+            asyncio.run(dataset.restore(self._url))
+        count = seen["requests"]
+        return Sample(
+            contestant.name,
+            workload.name,
+            cpu / count,
+            database_cpu / count,
+            count / seen["seconds"],
+            seen["p50"],
+            seen["p95"],
+            seen["p99"],
+            int(seen["refused"] + seen["broken"]),
+        )
+
+    def _requests(self, workload: Workload) -> list[bytes]:
+        if workload is DELETE:
+            return deletions(asyncio.run(dataset.spare(self._url, self._seconds * DELETIONS_A_SECOND, BIG)))
+        return workload.requests()
+
+    @staticmethod
+    def _load(service: Service, requests: str, connections: int, seconds: int) -> dict[str, float]:
+        options = ["-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "20s", "-s", str(LOAD)]
+        command = ["wrk", *options, service.url, "--", requests]
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        seen: dict[str, float] = orjson.loads(output[output.rindex("{") :])
+        return seen
