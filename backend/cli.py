@@ -68,7 +68,7 @@ def dev(
             progress.stop()
             print(_welcome(f"http://127.0.0.1:{port}", database, settings), flush=True)
 
-        server.run(listener, listening, **({"reload": True, "reload_dirs": [str(ENV_FILE.parent)]} if reload else {}))
+        server.run(listener, listening, reload=reload, reload_dirs=[str(ENV_FILE.parent)] if reload else None)
 
 
 @cli.command()
