@@ -133,3 +133,25 @@ def test_a_frontend_that_is_deaf_to_a_polite_stop_is_killed(stand_in: Path, monk
 
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port))
+
+
+def test_a_frontend_is_installed_and_built_again_only_after_a_change(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    npm, directory = tmp_path / "bin" / "npm", tmp_path / "frontend"
+    npm.parent.mkdir()
+    npm.write_text("#!/bin/sh\nmkdir -p node_modules .next\n")
+    npm.chmod(0o755)
+    directory.mkdir()
+    monkeypatch.setenv("PATH", f"{npm.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(frontend, "DIRECTORY", directory)
+
+    done: list[list[str]] = []
+    for changed in ("package-lock.json", None, "page.tsx", "package-lock.json"):
+        if changed:
+            (directory / changed).write_text(f"changed after {done}")
+        said: list[str] = []
+        frontend.build(said.append)
+        done.append([text.partition(" ")[0] for text in said])
+
+    assert done == [["Installing", "Building"], [], ["Building"], ["Installing", "Building"]]

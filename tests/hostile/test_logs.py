@@ -91,7 +91,7 @@ def production(url: str, log: Path, **environment: str) -> Iterator[Production]:
 def answers(base_url: str) -> bool:
     try:
         return exchange(base_url, raw(None, "GET", "/health")).status_code == 200
-    except ConnectionRefusedError:
+    except OSError:  # Nobody listens yet, or somebody who is still starting on a busy machine.
         return False
 
 
