@@ -1,86 +1,131 @@
-"""What happens around every request, whatever becomes of it?
-
-From the outside in: `AccessLog`, Starlette's CORSMiddleware, `Problems`.
-"""
+"""What happens around every request, whatever becomes of it?"""
 
 import logging
 import re
 import time
+from collections.abc import Collection
 from ipaddress import ip_address
 from secrets import token_hex
 
 import orjson
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backend import logs
+from backend.answers import Headers, send_json
 from backend.errors import InternalError, NotFound, Problem, Refusal
 from backend.metrics import NoMetrics
-from backend.routing import send_json
 
 logger = logging.getLogger(__name__)
 
+PREFLIGHT_SECONDS = 7_200
+EXPOSED = ("WWW-Authenticate", "Retry-After", "X-Request-Id")
+VARY = (b"vary", b"Origin")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._~-]{1,128}")
 
 
-class AccessLog:
-    """Gives each request an id, the client's own where it is harmless, and writes one line when it is answered."""
+class Envelope:
+    """Turns an error into an answer, gives each answer its id and its CORS headers, and writes one line when it ends.
 
-    def __init__(self, app: ASGIApp, metrics: NoMetrics) -> None:
+    One layer that looks through the request's headers once; preflights are Starlette's (decision 0011).
+    """
+
+    def __init__(self, app: ASGIApp, metrics: NoMetrics, origins: Collection[str]) -> None:
         self._app = app
         self._metrics = metrics
         self._write = logs.access_writer()
+        self._readable = {origin.encode(): _readable_by(origin) for origin in origins}
+        self._preflight = CORSMiddleware(
+            app,
+            allow_origins=origins,
+            allow_credentials=True,
+            allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
+            allow_headers=["authorization", "content-type", "idempotency-key", "x-request-id"],
+            max_age=PREFLIGHT_SECONDS,
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = time.perf_counter()
-        request_id, added = _request_id_and_headers(scope)
+        started, status, ended = time.perf_counter(), 0, False
+        app, request_id, added = self._addressed(scope)
         logs.request_id.set(request_id)
 
-        async def send_with_id(message: Message) -> None:
+        async def answer(message: Message) -> None:
+            nonlocal status, ended
             if message["type"] == "http.response.start":
+                status = message["status"]
                 message["headers"] = [*message["headers"], *added]
-                seconds, status = time.perf_counter() - started, message["status"]
-                self._write(where(scope), status, seconds)
-                self._metrics.request(scope["method"], status, seconds)
+                self._metrics.request(scope["method"], status, time.perf_counter() - started)
+            elif not message.get("more_body"):
+                ended = True
+                self._write({"event": "request", "status": status}, where(scope), time.perf_counter() - started)
             await send(message)
 
-        await self._app(scope, receive, send_with_id)
-
-
-class Problems:
-    """The one place where an error becomes an answer, and where the log learns why."""
-
-    def __init__(self, app: ASGIApp, metrics: NoMetrics) -> None:
-        self._app = app
-        self._metrics = metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         try:
-            await self._app(scope, receive, send)
-        except Problem as problem:
-            if isinstance(problem, Refusal):
-                _log_refusal(scope, problem)
-                self._metrics.refusal(problem.reason)
-            await _answer(send, problem)
-        except HTTPException as error:
+            await app(scope, receive, answer)
+        except Exception as error:  # noqa: BLE001 - the outermost frame of ours
+            problem = self._problem(scope, error)
+            # Once an answer has begun it stays without its end, and the server breaks the connection.
+            if problem and not status:
+                await _send_problem(answer, problem)
+        finally:
+            if status and not ended:
+                self._write({"event": "broken-off", "status": status}, where(scope), time.perf_counter() - started)
+
+    def _addressed(self, scope: Scope) -> tuple[ASGIApp, str, Headers]:
+        """Return who answers the request, its id, the client's own where it is harmless, and what any answer says."""
+        request_id = origin = asked = None
+        closing: Headers = []
+        for name, value in scope["headers"]:
+            if name == b"origin":
+                origin = value
+            elif name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+                request_id = value.decode()
+            elif name == b"access-control-request-method":
+                asked = value
+            elif name == b"upgrade":
+                # The HTTP parser takes what follows the head of an upgrade for another protocol; the next request
+                # would begin in the middle of this one's body.
+                closing = [(b"connection", b"close")]
+        request_id = request_id or token_hex(16)
+        headers = [(b"x-request-id", request_id.encode()), *closing]
+        if origin is not None and asked is not None and scope["method"] == "OPTIONS":
+            return self._preflight, request_id, headers
+        return self._app, request_id, [*headers, *self._readable.get(origin or b"", [VARY])]
+
+    def _problem(self, scope: Scope, error: Exception) -> Problem | None:
+        """Return what the client is told, and tell the log why; None where there is nobody to be told."""
+        if isinstance(error, Refusal):
+            _log_refusal(scope, error)
+            self._metrics.refusal(error.reason)
+        if isinstance(error, Problem):
+            return error
+        if isinstance(error, HTTPException):
             # The documentation page alone raises it: Starlette's static files and plain routes.
-            await _answer(send, NotFound(error.detail))
-        except ClientDisconnect:
+            return NotFound(error.detail)
+        if isinstance(error, ClientDisconnect):
             logger.info("client gone %s", where(scope), extra={"event": "client-gone"})
-        except Exception:
-            # The outermost frame of ours: whatever arrives here is a bug, and its words are for the log alone.
-            logger.exception("failed %s", where(scope), extra={"event": "failed"})
-            await _answer(send, InternalError())
+            return None
+        # Whatever arrives here is a bug, and its words are for the log alone.
+        logger.error("failed %s", where(scope), exc_info=error, extra={"event": "failed"})
+        return InternalError()
 
 
-async def _answer(send: Send, problem: Problem) -> None:
+def _readable_by(origin: str) -> Headers:
+    """Return the headers that let a page of this origin read an answer."""
+    return [
+        (b"access-control-allow-origin", origin.encode()),
+        (b"access-control-allow-credentials", b"true"),
+        (b"access-control-expose-headers", ", ".join(EXPOSED).encode()),
+        VARY,
+    ]
+
+
+async def _send_problem(send: Send, problem: Problem) -> None:
     content: dict[str, object] = {"detail": problem.detail}
     if problem.errors is not None:
         content["errors"] = problem.errors
@@ -110,17 +155,3 @@ def where(scope: Scope) -> str:
     and without the query, where tokens are sometimes put."""
     path = scope.get("raw_path", b"").decode("latin-1")
     return f"{scope['method']} {ascii(path)[1:-1][:256]}"
-
-
-def _request_id_and_headers(scope: Scope) -> tuple[str, list[tuple[bytes, bytes]]]:
-    """Return the id of the request, and what it adds to the answer's headers."""
-    request_id, added = None, []
-    for name, value in scope["headers"]:
-        if name == b"x-request-id" and not request_id and _REQUEST_ID.fullmatch(value):
-            request_id = value.decode()
-        elif name == b"upgrade":
-            # The HTTP parser takes what follows the head of an upgrade for another protocol; the next request would
-            # begin in the middle of this one's body.
-            added.append((b"connection", b"close"))
-    request_id = request_id or token_hex(16)
-    return request_id, [*added, (b"x-request-id", request_id.encode())]
