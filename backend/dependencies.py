@@ -40,7 +40,7 @@ BearerAuth = HTTPBearer(
 class Tasks:
     """The tasks of one verified owner: each method is one statement, and answers that owner's rows alone.
 
-    Only a list that is longer than a page takes more: one for each page.
+    Only a list that fills a page takes more: one for each further page.
 
     Raises TaskNotFound where the owner has no such task, and Unavailable when the database cannot serve.
     """
@@ -50,7 +50,7 @@ class Tasks:
         self._owner = owner
 
     async def all(self) -> list[Record] | AsyncGenerator[list[Record]]:
-        """Return every task, newest first: as they are, or in pages if there is more than one."""
+        """Return every task, newest first: as they are, or in pages if they fill one."""
         first = await self._page(statements.LIST)
         return first if len(first) < statements.PAGE else self._pages(first)
 
