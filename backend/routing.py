@@ -1,10 +1,11 @@
-"""How does a request reach its endpoint, and the answer its client?
+"""How does a request reach its endpoint?
 
 Identity before body: a stranger is turned away before a byte of the body is read. FastAPI's own handler reads first.
 """
 
 import re
 from collections.abc import Callable
+from types import AsyncGeneratorType
 from typing import Any
 from urllib.parse import unquote
 
@@ -15,24 +16,15 @@ from pydantic import BaseModel, ValidationError
 from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
+from backend.answers import encoded, send_array, send_json
 from backend.dependencies import owned_tasks
 from backend.errors import BadKey, FieldError, Invalid, Malformed, TooLarge, UnsupportedMediaType
 from backend.models import MAX_ID
 
 BODY_LIMIT = 65_536
 
-# Personal data: no cache may keep it, and no browser may take it for anything but JSON.
-PRIVATE = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
-CONTENT_TYPE = (b"content-type", b"application/json")
 _KEY = re.compile(r"[!-~]{1,255}")
 _TASK_ID = re.compile(r"[1-9][0-9]{0,18}")
-
-
-async def send_json(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]] | None = None) -> None:
-    """Send one whole answer; an empty `body` is none at all, as 204 wants it."""
-    described = [CONTENT_TYPE, (b"content-length", b"%d" % len(body))] if body else []
-    await send({"type": "http.response.start", "status": status, "headers": [*described, *PRIVATE, *(headers or ())]})
-    await send({"type": "http.response.body", "body": body})
 
 
 class Route(APIRoute):
@@ -60,7 +52,10 @@ class Route(APIRoute):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = await self.endpoint(**await self.arguments(Request(scope, receive)))
-        await send_json(send, self.status_code or 200, b"" if answer is None else _encoded(answer))
+        if isinstance(answer, AsyncGeneratorType):
+            await send_array(scope, receive, send, answer)
+        else:
+            await send_json(send, self.status_code or 200, b"" if answer is None else encoded(answer))
 
     async def arguments(self, request: Request) -> dict[str, Any]:
         """Return what the endpoint is called with; raise a Problem for a request that must not reach it."""
@@ -132,8 +127,3 @@ def _field_error(problem: Any) -> FieldError:
     message = problem["msg"].replace("Field required", "Field is required")
     sentence = re.sub("^(Field|Input|String)", str(problem["loc"][0]), message)
     return FieldError(loc=["body", *problem["loc"]], msg=sentence, type=problem["type"])
-
-
-def _encoded(answer: object) -> bytes:
-    """Return rows as JSON; they were checked when they came in, and tests hold the bytes against `TaskRead`."""
-    return orjson.dumps(answer, default=dict, option=orjson.OPT_UTC_Z)

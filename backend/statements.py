@@ -1,6 +1,6 @@
 """Which SQL does the application send?
 
-All of it: six statements, built once from the model, each of them limited to its owner.
+All of it: seven statements, built once from the model, each of them limited to its owner.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ from enum import Enum
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import Boolean, ClauseElement, String, bindparam, case, func, text
+from sqlalchemy import BigInteger, Boolean, ClauseElement, DateTime, String, bindparam, case, func, text, tuple_
 from sqlalchemy.dialects.postgresql import asyncpg, insert
 from sqlmodel import col, delete, select, update
 
@@ -62,8 +62,20 @@ _this_task = (col(Task.id) == bindparam("id")) & _of_owner
 # The clock may stand still or step back between two changes; the microsecond keeps updated_at growing all the same.
 _later = func.greatest(func.clock_timestamp(), col(Task.updated_at) + text("interval '1 microsecond'"))
 
-LIST = _compiled(
-    select(*_columns).where(_of_owner).order_by(col(Task.created_at).desc(), col(Task.id).desc()),
+# A list comes in pages of so many tasks; most have one, which is not full. The size is an argument because of the
+# planner: of a limit that it does not know it expects little, and follows the index rather than sort all that is left.
+PAGE = 1_000
+_newest_first = (
+    select(*_columns).where(_of_owner).order_by(col(Task.created_at).desc(), col(Task.id).desc())
+    .limit(bindparam("page_size", type_=BigInteger))
+)  # fmt: skip
+LIST = _compiled(_newest_first)
+# What comes after this task, whether or not it is still there.
+LIST_AFTER = _compiled(
+    _newest_first.where(
+        tuple_(col(Task.created_at), col(Task.id))
+        < tuple_(bindparam("created_at", type_=DateTime(timezone=True)), bindparam("id", type_=BigInteger))
+    )
 )
 GET = _compiled(select(*_columns).where(_this_task))
 # A key that is there already is a retry: its task is answered, unless another body was sent with it (no row then).
@@ -100,4 +112,4 @@ TOGGLE = _compiled(
 TOGGLE = replace(TOGGLE, client_again=False)
 DELETE = _compiled(delete(Task).where(_this_task).returning(*_columns), Again.GONE)
 
-ALL = (LIST, GET, CREATE, UPDATE, TOGGLE, DELETE)
+ALL = (LIST, LIST_AFTER, GET, CREATE, UPDATE, TOGGLE, DELETE)

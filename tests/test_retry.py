@@ -151,14 +151,14 @@ async def test_a_bug_of_ours_is_no_trouble_of_the_database(database_url: str) ->
 async def test_a_request_that_is_cancelled_gives_its_connection_back(database_url: str) -> None:
     database = Database(database_url, statements.ALL, pool_size=2, deadline=5, metrics=NoMetrics())
     for wait in (0.0, 0.001, 0.003, 0.01, 0.03, 0.1):
-        many = [asyncio.create_task(database.fetch(statements.LIST, user_id="u")) for _ in range(20)]
+        many = [asyncio.create_task(database.fetch(statements.GET, user_id="u", id=1)) for _ in range(20)]
         await asyncio.sleep(wait)
         for each in many:
             each.cancel()
         await asyncio.gather(*many, return_exceptions=True)
 
         assert database.pool.busy == 0
-        assert await database.fetch(statements.LIST, user_id="u") == []
+        assert await database.fetch(statements.GET, user_id="u", id=1) == []
 
     await database.close()
 

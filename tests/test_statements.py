@@ -1,4 +1,7 @@
-"""What is the database asked? One statement per request, none for a refusal, and none beyond the owner."""
+"""What is the database asked? One statement per request, none for a refusal, and none beyond the owner.
+
+The lists that are longer than a page are in test_long_lists.py.
+"""
 
 import json
 from collections.abc import Iterator
@@ -12,7 +15,7 @@ from people import User
 from running import StatementLog, unscoped
 
 from backend.migrate import upgrade
-from backend.statements import LIST
+from backend.statements import LIST, LIST_AFTER, PAGE, Statement
 
 MISSING = 2**53
 TITLE = {"title": "Buy bread"}
@@ -164,9 +167,9 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 async def test_a_list_among_a_million_tasks_is_an_index_scan(crowded_url: str, plan_cache_mode: str) -> None:
     connection = await asyncpg.connect(crowded_url)
     await connection.execute(f"SET plan_cache_mode = {plan_cache_mode}")
-    await connection.execute(f"PREPARE list (text) AS {LIST.sql}")
+    await connection.execute(f"PREPARE list (text, bigint) AS {LIST.sql}")
 
-    explained = await connection.fetchval("EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE list ('user 5000')")
+    explained = await connection.fetchval("EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE list ('user 5000', 1000)")
     await connection.close()
 
     plan = json.loads(explained)[0]["Plan"]
@@ -176,3 +179,46 @@ async def test_a_list_among_a_million_tasks_is_an_index_scan(crowded_url: str, p
     assert [node["Index Name"] for node in scans if "Index Name" in node] == ["task_owner_newest_first"]
     # A page for each task, and the way down the index; the whole table has more than ten thousand.
     assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 200
+
+
+@pytest.fixture(scope="module")
+def uneven_url(database_url: str) -> Iterator[str]:
+    """A database of its own: a thousand users with few tasks, and one with many, of whom the planner may not know."""
+    with own_database(database_url) as url:
+        upgrade(url)
+        insert = """
+            INSERT INTO task (user_id, title, created_at)
+            SELECT {}, 'Buy milk', now() - n * 7919 % 50000 * interval '1 second' FROM generate_series(1, {}) n
+        """
+        execute(
+            url,
+            "ALTER TABLE task SET (autovacuum_enabled = false)",
+            insert.format("'user ' || n % 1000", 100_000),
+            "ANALYZE task",
+            insert.format("'Alice'", 50_000),
+        )
+        yield url
+
+
+@pytest.mark.spec("FR-018", "SC-011")
+@pytest.mark.parametrize(("statement", "after"), [(LIST, ""), (LIST_AFTER, "now() - interval '25000 seconds', 1, ")])
+@pytest.mark.parametrize("known", [False, True], ids=["unknown to the planner", "known to the planner"])
+async def test_a_page_of_a_long_list_costs_a_page_however_long_the_list_is(
+    uneven_url: str, statement: Statement, after: str, *, known: bool
+) -> None:
+    """The plan is that of a connection that serves everybody: PostgreSQL settles on it after five executions."""
+    types = "text, timestamptz, bigint, bigint" if after else "text, bigint"
+    connection = await asyncpg.connect(uneven_url, statement_cache_size=0)
+    if known:
+        await connection.execute("ANALYZE task")
+    await connection.execute(f"PREPARE list ({types}) AS {statement.sql}")
+    for _ in range(5):
+        await connection.execute(f"EXECUTE list ('user 500', {after}{PAGE})")
+
+    explained = await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE list ('Alice', {after}{PAGE})")
+    await connection.close()
+
+    plan = json.loads(explained)[0]["Plan"]
+    assert plan["Actual Rows"] == PAGE
+    assert [node["Node Type"] for node in nodes(plan)] == ["Limit", "Index Scan"]
+    assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 2 * PAGE

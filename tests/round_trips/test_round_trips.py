@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import asyncpg
 import httpx
 import pytest
+from databases import ask
 from people import ORIGIN, SECRET, User
 from relay import Relay, relayed
 from running import serving
@@ -18,7 +19,7 @@ from backend.connection import Connection
 from backend.database_url import connect_arguments
 from backend.migrate import upgrade
 from backend.settings import Settings, load_settings
-from backend.statements import ALL
+from backend.statements import ALL, PAGE
 
 POOL_SIZE = 4
 OPERATIONS = ("list", "get", "create", "update", "toggle", "delete")
@@ -96,6 +97,20 @@ def test_every_endpoint_costs_one_round_trip(line: tuple[Relay, str]) -> None:
         counted = {name: turns(relay, calls[name]) for name in OPERATIONS}
 
     assert counted == dict.fromkeys(OPERATIONS, 1)
+
+
+def test_a_long_list_costs_a_round_trip_for_each_page(line: tuple[Relay, str]) -> None:
+    relay, url = line
+    with warm(line) as user:
+        user.add()
+        connection = connect_arguments(url)["dsn"]
+        copies = "INSERT INTO task (user_id, title) SELECT $1, 'Copy' FROM generate_series(1, $2::int)"
+        ask(connection, copies, user.id, 2 * PAGE)
+        until(lambda: settled(relay), "the copies are not made")
+
+        counted = turns(relay, lambda: user.http.get(user.tasks))
+
+    assert counted == 3
 
 
 def test_a_create_with_a_key_and_its_retry_cost_one_round_trip_each(line: tuple[Relay, str]) -> None:
