@@ -19,9 +19,9 @@ import typer
 from relay import Relay
 
 from backend.errors import OperatorError
-from bench import dataset, report
-from bench.contestants import CONTESTANTS, Contestant
-from bench.measure import ADDRESS, CONNECTIONS, MANY, URL, Bench, database, serving, through
+from bench import dataset, long_lists, report
+from bench.contestants import CONTESTANTS, OURS, WORKERS, Contestant
+from bench.measure import ADDRESS, CONNECTIONS, MANY, URL, Bench, Sample, database, serving, started, through
 from bench.service import Service
 from bench.workloads import BIG, TASK, WORKLOADS, Workload
 
@@ -29,6 +29,7 @@ LIBRARIES = ("fastapi", "starlette", "sqlmodel", "sqlalchemy", "asyncpg", "psyco
 FAR = 0.010
 FAR_WORKLOADS = ("get one", "create", "mixed")
 TRIES = 20
+STARTS = 5
 
 
 def main(
@@ -55,32 +56,47 @@ def main(
 
 
 def _measured(contestants: list[Contestant], workloads: list[Workload], rounds: int, seconds: int) -> dict[str, Any]:
-    results: dict[str, Any] = {"about": _about(rounds, seconds), "near": [], "many": [], "far": []}
+    results: dict[str, Any] = {"about": _about(rounds, seconds)}
     with database() as local:
         asyncio.run(dataset.fill(local))
         results["versions"] = _versions(local)
+        results["starts"] = {each.name: [_start(each) for _ in range(STARTS)] for each in contestants}
         with serving(contestants, URL) as services:
             bench = Bench(local, services, seconds)
             idle = {each: service.memory for each, service in services.items()}
-            plans = {
-                "near": (contestants, workloads, CONNECTIONS, rounds),
-                "many": ([each for each in contestants if each.most >= MANY], workloads, MANY, min(rounds, 2)),
-            }
-            for name, (whom, what, connections, count) in plans.items():
-                for sample in bench.rounds(whom, what, connections=connections, count=count):
-                    print(f"{name}: {sample.contestant}, {sample.workload}: {sample.cpu * 1e6:.0f} µs", flush=True)
-                    results[name].append(asdict(sample))
-            results["services"] = {
-                each.name: {"first_200": service.ready_after, "idle": idle[each], "loaded": service.memory}
-                for each, service in services.items()
-            }
+            near = bench.rounds(contestants, workloads, connections=CONNECTIONS, count=rounds)
+            results["near"] = [_told(sample) for sample in near]
+            hardy = [each for each in contestants if each.most >= MANY]
+            many = bench.rounds(hardy, workloads, connections=MANY, count=min(rounds, 2))
+            results["many"] = [_told(sample) for sample in many]
+            results["memory"] = {each.name: [idle[each], service.memory] for each, service in services.items()}
         with Relay((ADDRESS, 5432)).running() as relay, serving(contestants, through(relay.port)) as services:
             results["round_trips"] = {each.name: _round_trips(service, relay) for each, service in services.items()}
             relay.delay = FAR / 2
-            far = [each for each in WORKLOADS if each.name in FAR_WORKLOADS]
-            samples = Bench(local, services, seconds).rounds(contestants, far, connections=CONNECTIONS, count=1)
-            results["far"] = [asdict(sample) for sample in samples]
+            bench = Bench(local, services, seconds)
+            far = bench.rounds(contestants, chosen(*FAR_WORKLOADS), connections=CONNECTIONS, count=1)
+            results["far"] = [_told(sample) for sample in far]
+        with serving(WORKERS, URL) as services:
+            bench = Bench(local, services, seconds)
+            shared = bench.rounds(WORKERS, chosen("mixed"), connections=CONNECTIONS, count=rounds)
+            results["workers"] = [_told(sample) for sample in shared]
+        with started(OURS, URL) as service:
+            results["long"] = long_lists.measured(local, service, rounds, seconds)
     return results
+
+
+def chosen(*names: str) -> list[Workload]:
+    return [each for each in WORKLOADS if each.name in names]
+
+
+def _told(sample: Sample) -> dict[str, Any]:
+    print(f"{sample.workload}, {sample.contestant}: {sample.cpu * 1e6:.0f} µs", flush=True)
+    return asdict(sample)
+
+
+def _start(contestant: Contestant) -> float:
+    with started(contestant, URL) as service:
+        return service.ready_after
 
 
 def _round_trips(service: Service, relay: Relay) -> dict[str, float]:

@@ -48,6 +48,7 @@ CONTESTANTS = [
     _python("FastAPI, careful async", "careful"),
     TUTORIAL,
 ]
+WORKERS = [replace(OURS, name=f"{count}", command=[*OURS.command, "--workers", f"{count}"]) for count in (1, 2)]
 GO = PEERS / "go" / "peer"
 if GO.exists() and shutil.which("go"):
     CONTESTANTS.append(Contestant("Go + pgx", [str(GO)]))

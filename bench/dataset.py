@@ -78,11 +78,12 @@ async def spare(url: str, count: int, owners: list[Owner]) -> list[tuple[Owner, 
 
 def owners() -> tuple[list[Owner], list[Owner]]:
     """Return those with 100 tasks, and those with 10, TOKENS in all, each with a token of their own."""
-    big = [_owner(number, 100) for number in range(1, TOKENS - SMALL + 1)]
-    return big, [_owner(number, 10) for number in range(BIG + 1, BIG + SMALL + 1)]
+    big = [owner(number, 100) for number in range(1, TOKENS - SMALL + 1)]
+    return big, [owner(number, 10) for number in range(BIG + 1, BIG + SMALL + 1)]
 
 
-def _owner(number: int, tasks: int) -> Owner:
+def owner(number: int, tasks: int) -> Owner:
+    """Return the user of this number, with a token for a day; they have at least so many tasks in the dataset."""
     user_id, now = f"user-{number:027}", int(time.time())
     claims = {"sub": user_id, "iss": ORIGIN, "aud": ORIGIN, "iat": now, "exp": now + 24 * 3_600}
     claims |= {"email": f"{number}@example.com", "name": f"User {number}"}

@@ -4,7 +4,7 @@ import asyncio
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,9 +60,8 @@ def through(port: int) -> str:
     return URL.replace(f"{ADDRESS}:5432", f"127.0.0.1:{port}")
 
 
-@contextmanager
-def serving(contestants: list[Contestant], url: str) -> Iterator[dict[Contestant, Service]]:
-    """Start all of them one after another, and check that they do their work; yields what runs."""
+def started(contestant: Contestant, url: str) -> AbstractContextManager[Service]:
+    """Run one until the block ends."""
     environment = {
         "NEON_DATABASE_URL": url,
         "BETTER_AUTH_SECRET": dataset.SECRET,
@@ -72,11 +71,16 @@ def serving(contestants: list[Contestant], url: str) -> Iterator[dict[Contestant
         "DATABASE_POOL_SIZE": str(POOL_SIZE),
     }
     probe = (f"/api/{SMALL[0].id}/tasks", SMALL[0].token)
+    return running(contestant.command, environment | contestant.environment, probe)
+
+
+@contextmanager
+def serving(contestants: list[Contestant], url: str) -> Iterator[dict[Contestant, Service]]:
+    """Start all of them one after another, and check that they do their work; yields what runs."""
     with ExitStack() as stack:
         services = {}
         for each in contestants:
-            service = running(each.command, environment | each.environment, probe)
-            services[each] = stack.enter_context(service)
+            services[each] = stack.enter_context(started(each, url))
             check(services[each].url, SMALL[0], BIG[0])
         yield services
 
@@ -101,15 +105,12 @@ class Bench:
                     yield self._sample(contestant, workload, min(connections, contestant.most), warm=turn > 0)
 
     def _sample(self, contestant: Contestant, workload: Workload, connections: int, *, warm: bool) -> Sample:
-        service = self._services[contestant]
-        with tempfile.NamedTemporaryFile(prefix="todo-requests-") as file:
-            file.write(b"\0".join(self._requests(workload)))
-            file.flush()
-            if not (warm or workload is DELETE):
-                self._load(service, file.name, connections, WARM_UP)
-            before, before_database = service.cpu, tree_cpu(self._postgres)
-            seen = self._load(service, file.name, connections, self._seconds)
-            cpu, database_cpu = service.cpu - before, tree_cpu(self._postgres) - before_database
+        service, requests = self._services[contestant], self._requests(workload)
+        if not (warm or workload is DELETE):
+            load(service, requests, connections, WARM_UP)
+        before, before_database = service.cpu, tree_cpu(self._postgres)
+        seen = load(service, requests, connections, self._seconds)
+        cpu, database_cpu = service.cpu - before, tree_cpu(self._postgres) - before_database
         if workload.writes:
             asyncio.run(dataset.restore(self._url))
         count = seen["requests"]
@@ -130,10 +131,14 @@ class Bench:
             return deletions(asyncio.run(dataset.spare(self._url, self._seconds * DELETIONS_A_SECOND, BIG)))
         return workload.requests()
 
-    @staticmethod
-    def _load(service: Service, requests: str, connections: int, seconds: int) -> dict[str, float]:
+
+def load(service: Service, requests: list[bytes], connections: int, seconds: int) -> dict[str, float]:
+    """Send the requests over and over for so long; returns what load.lua tells, with latencies in milliseconds."""
+    with tempfile.NamedTemporaryFile(prefix="todo-requests-") as file:
+        file.write(b"\0".join(requests))
+        file.flush()
         options = ["-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "20s", "-s", str(LOAD)]
-        command = ["wrk", *options, service.url, "--", requests]
+        command = ["wrk", *options, service.url, "--", file.name]
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        seen: dict[str, float] = orjson.loads(output[output.rindex("{") :])
-        return seen
+    seen: dict[str, float] = orjson.loads(output[output.rindex("{") :])
+    return seen

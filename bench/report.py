@@ -101,10 +101,24 @@ Requests a second with 50 connections, and p50 / p99 in ms: who asks the databas
 
 ## Start, memory, round trips
 
-Seconds from the start of the process to the first 200; MiB of the process tree (PSS), idle and after the load; round
-trips to the database for one request.
+Seconds from the start of the process to the first 200, the median of {len(results["starts"][OURS.name])} starts; MiB of
+the process tree (PSS), idle and after the load; round trips to the database for one request.
 
 {_services(results)}
+
+## Workers
+
+The mixed load on this backend with one worker and with two. They share nothing; on this machine they also share their
+cores with the database and with wrk, which leaves less than a core to the second.
+
+{_workers(results["workers"])}
+
+## Long lists
+
+One user has 10,000 tasks and another 100,000. Ten connections of others read single tasks; in every second measurement
+the list of 100,000 is read over and over beside them. Milliseconds; MiB of the process (RSS) at the peak.
+
+{_long(results["long"])}
 """
 
 
@@ -155,18 +169,27 @@ def _latencies(samples: Samples) -> str:
 
 
 def _services(results: dict[str, Any]) -> str:
-    kinds = list(next(iter(results["round_trips"].values())))
-    rows = [
-        [
-            name,
-            f"{service['first_200']:.2f}",
-            f"{service['idle']:.0f}",
-            f"{service['loaded']:.0f}",
-            *(f"{results['round_trips'][name][kind]:g}" for kind in kinds),
-        ]
-        for name, service in results["services"].items()
-    ]
+    kinds = list(results["round_trips"][OURS.name])
+    rows = []
+    for name, (idle, loaded) in results["memory"].items():
+        trips = [f"{results['round_trips'][name][kind]:g}" for kind in kinds]
+        rows.append([name, f"{median(results['starts'][name]):.2f}", f"{idle:.0f}", f"{loaded:.0f}", *trips])
     return _markdown(["", "first 200", "idle", "loaded", *kinds], rows)
+
+
+def _workers(samples: Samples) -> str:
+    def row(name: str) -> list[str]:
+        cpu, throughput, p50, p99 = (
+            median(_values(samples, name, "mixed", figure)) for figure in ("cpu", "throughput", "p50", "p99")
+        )
+        return [name, f"{cpu * 1e6:.0f}", f"{throughput:,.0f}", f"{p50:.1f}", f"{p99:.1f}"]
+
+    head = ["workers", "CPU µs for each request", "requests a second", "p50 ms", "p99 ms"]
+    return _markdown(head, [row(name) for name in dict.fromkeys(each["contestant"] for each in samples)])
+
+
+def _long(figures: dict[str, float]) -> str:
+    return _markdown(["", "ms, MiB"], [[name, f"{figure:.1f}"] for name, figure in figures.items()])
 
 
 def _failed(samples: Samples) -> str:
@@ -182,7 +205,7 @@ def _kinds(samples: Samples, key: str) -> list[str]:
     """Return the values of `key`, contestants in their usual order."""
     seen = dict.fromkeys(each[key] for each in samples)
     usual = [each.name for each in CONTESTANTS]
-    return sorted(seen, key=usual.index) if key == "contestant" else list(seen)
+    return sorted(seen, key=lambda each: usual.index(each) if each in usual else len(usual))
 
 
 def _markdown(head: Iterable[str], rows: list[list[str]]) -> str:

@@ -14,7 +14,8 @@ TASK = {"title": "Write to the landlord about the window", "description": "It do
 BIG, SMALL = owners()
 
 
-def _request(method: str, owner: Owner, path: str = "", body: object = None) -> bytes:
+def request(method: str, owner: Owner, path: str = "", body: object = None) -> bytes:
+    """Return a whole request as it goes over the wire, on the owner's tasks."""
     content = b"" if body is None else orjson.dumps(body)
     head = (
         f"{method} /api/{owner.id}/tasks{path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {owner.token}\r\n"
@@ -28,27 +29,27 @@ Make = Callable[[Owner, Owner, random.Random], bytes]
 
 
 def _get(big: Owner, _small: Owner, chance: random.Random) -> bytes:
-    return _request("GET", big, f"/{chance.choice(big.tasks)}")
+    return request("GET", big, f"/{chance.choice(big.tasks)}")
 
 
 def _list_10(_big: Owner, small: Owner, _chance: random.Random) -> bytes:
-    return _request("GET", small)
+    return request("GET", small)
 
 
 def _list_100(big: Owner, _small: Owner, _chance: random.Random) -> bytes:
-    return _request("GET", big)
+    return request("GET", big)
 
 
 def _create(big: Owner, _small: Owner, _chance: random.Random) -> bytes:
-    return _request("POST", big, body=TASK)
+    return request("POST", big, body=TASK)
 
 
 def _put(big: Owner, _small: Owner, chance: random.Random) -> bytes:
-    return _request("PUT", big, f"/{chance.choice(big.tasks)}", TASK)
+    return request("PUT", big, f"/{chance.choice(big.tasks)}", TASK)
 
 
 def _toggle(big: Owner, _small: Owner, chance: random.Random) -> bytes:
-    return _request("PATCH", big, f"/{chance.choice(big.tasks)}/complete")
+    return request("PATCH", big, f"/{chance.choice(big.tasks)}/complete")
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,4 +85,4 @@ WORKLOADS = [
 
 def deletions(spare: list[tuple[Owner, int]]) -> list[bytes]:
     """Return a request for each of these tasks."""
-    return [_request("DELETE", owner, f"/{task_id}") for owner, task_id in spare]
+    return [request("DELETE", owner, f"/{task_id}") for owner, task_id in spare]
