@@ -13,7 +13,7 @@ from fastapi.security import HTTPBearer
 from backend import statements
 from backend.auth.jwt import TokenVerifier, bearer_token
 from backend.db import Database
-from backend.errors import Forbidden, KeyReused, TaskNotFound
+from backend.errors import Forbidden, KeyReused, TaskNotFound, Unavailable
 from backend.models import MAX_ID, TaskCreate, TaskUpdate
 
 UserId = Annotated[
@@ -109,6 +109,14 @@ class Tasks:
         if not rows:
             raise TaskNotFound("no-such-task")
         return rows[0]
+
+
+def open_connections(request: Request) -> int:
+    """Return how many connections to the database are open; raise Unavailable if it failed when last needed."""
+    database: Database = request.state.database
+    if not database.ready:
+        raise Unavailable("not-ready")
+    return database.pool.open
 
 
 def header_values(request: Request, name: bytes) -> list[str]:

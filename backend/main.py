@@ -2,12 +2,9 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from datetime import UTC, datetime
-from typing import Any, Literal, TypedDict
+from typing import Any, TypedDict
 
-from fastapi import FastAPI, Request
-from fastapi.routing import APIRouter
-from pydantic import BaseModel
+from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from backend import logs, statements
@@ -15,11 +12,10 @@ from backend.auth.jwks import HttpSource, KeySet
 from backend.auth.jwt import TokenVerifier
 from backend.db import Database
 from backend.docs_page import show_docs
-from backend.documentation import problems
-from backend.errors import MethodNotAllowed, NotFound, Unavailable
+from backend.errors import MethodNotAllowed, NotFound
 from backend.metrics import NoMetrics, Prometheus
 from backend.middleware import Envelope
-from backend.routes import tasks
+from backend.routes import health, tasks
 from backend.routing import Route
 from backend.settings import Settings, SettingsError, load_settings
 
@@ -48,7 +44,7 @@ class TodoAPI(FastAPI):
             title="Todo API",
             version="1.0.0",
             description=DESCRIPTION,
-            routes=[*tasks.router.routes, *health_router.routes],
+            routes=[*tasks.router.routes, *health.router.routes],
             lifespan=_lifespan(settings, metrics),
             openapi_url="/openapi.json" if settings.api_docs else None,
             docs_url=None,
@@ -132,46 +128,6 @@ def _lifespan(settings: Settings, metrics: NoMetrics) -> Callable[[FastAPI], Abs
         await database.close()
 
     return lifespan
-
-
-class Health(BaseModel):
-    """The process answers; `timestamp` is its clock, in UTC."""
-
-    status: Literal["healthy"] = "healthy"
-    timestamp: datetime
-
-
-class Probe(BaseModel):
-    """The answer of a probe; `connections` are those that are open to the database."""
-
-    status: Literal["ok"] = "ok"
-    connections: int | None = None
-
-
-health_router = APIRouter(route_class=Route)
-
-
-@health_router.get("/health", operation_id="healthCheck", tags=["health"], response_model=Health)
-async def health() -> Any:
-    """Whether the process answers. The database is not asked."""
-    return {"status": "healthy", "timestamp": datetime.now(UTC)}
-
-
-@health_router.get("/livez", operation_id="livenessCheck", tags=["health"], response_model=Probe)
-async def livez() -> Any:
-    """Whether the process answers; for whatever restarts it."""
-    return {"status": "ok"}
-
-
-@health_router.get(
-    "/readyz", operation_id="readinessCheck", tags=["health"], response_model=Probe, responses=problems(503)
-)
-async def readyz(request: Request) -> Any:
-    """Whether the database answered when it was last needed, without asking it; for whatever sends requests here."""
-    database: Database = request.state.database
-    if not database.ready:
-        raise Unavailable("not-ready")
-    return {"status": "ok", "connections": database.pool.open}
 
 
 def __getattr__(name: str) -> FastAPI:

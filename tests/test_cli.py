@@ -276,6 +276,7 @@ def test_serve_never_falls_back_to_the_embedded_database(tree: Tree) -> None:
     assert not tree.data.exists()
 
 
+@pytest.mark.spec("SC-014")
 def test_serving_loads_nothing_that_it_does_not_use(tree: Tree) -> None:
     serve = "import backend.cli; from backend.main import app"
     fetch = "import asyncio; from backend.auth.jwks import *; asyncio.run(KeySet(HttpSource('http://127.0.0.1:1')).find('k'))"

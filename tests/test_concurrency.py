@@ -119,7 +119,7 @@ async def test_tasks_created_at_once_get_ids_of_their_own_and_a_stable_order(ali
     assert lists == [newest_first(created)] * 20
 
 
-@pytest.mark.spec("SC-007", "SC-002")
+@pytest.mark.spec("SC-007", "SC-013", "SC-002")
 def test_more_users_at_once_than_connections_are_all_served(settings: Settings, database_url: str) -> None:
     users = [uuid4().hex for _ in range(100)]
 

@@ -127,6 +127,7 @@ def cost(database_url: str) -> dict[str, float]:
     return found
 
 
+@pytest.mark.spec("SC-012")
 @pytest.mark.parametrize("request_kind", KNOWN)
 def test_a_request_is_not_dearer_than_it_was(cost: dict[str, float], request_kind: str) -> None:
     print(f"{request_kind}: {cost[request_kind]:.3f} times a bare route")
