@@ -113,7 +113,7 @@ class Bench:
         cpu, database_cpu = service.cpu - before, tree_cpu(self._postgres) - before_database
         if workload.writes:
             asyncio.run(dataset.restore(self._url))
-        count = seen["requests"]
+        count = max(seen["requests"], 1)
         return Sample(
             contestant.name,
             workload.name,

@@ -51,7 +51,7 @@ What a request costs here, and what the same request costs when others write the
   {about["rounds"]} rounds, {about["seconds"]} s each, and who comes first changes. A ratio is taken within a round;
   tables show the median, and the least and the greatest in brackets.
 - [The peers](../bench/peers/README.md) are written as their libraries' documentation advises. "Tuned by hand" is the
-  bare Starlette one that also keeps verified tokens and spares the pool's reset. The tutorial's has 40 connections
+  bare Starlette one that also keeps verified tokens and spares the pool's reset. The tutorial's has 20 connections
   where others have 50: with more it locks itself up.
 
 Machine: {about["machine"]}.
@@ -123,11 +123,11 @@ the list of 100,000 is read over and over beside them. Milliseconds; MiB of the 
 
 
 def ratios(samples: Samples) -> str:
-    """Return how many times our CPU time everybody needs."""
+    """Return how many times our CPU time everybody needs; our own must be among the samples."""
 
     def cell(own: list[float], ours: list[float]) -> str:
         each = [one / other for one, other in zip(own, ours, strict=True)]
-        return f"{median(each):.2f} ({min(each):.2f}–{max(each):.2f})"
+        return "1" if own == ours else f"{median(each):.2f} ({min(each):.2f}–{max(each):.2f})"
 
     return _table(samples, cell, "cpu")
 
@@ -194,7 +194,7 @@ def _long(figures: dict[str, float]) -> str:
 
 def _failed(samples: Samples) -> str:
     failed = {name: sum(_values(samples, name, None, "failed")) for name in _kinds(samples, "contestant")}
-    return ", ".join(f"{name} {count:.0f}" for name, count in failed.items() if count) or "none, of nobody"
+    return ", ".join(f"{name} {count:.0f}" for name, count in failed.items() if count) or "none"
 
 
 def _values(samples: Samples, name: str, workload: str | None, figure: str) -> list[float]:
