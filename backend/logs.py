@@ -77,7 +77,7 @@ def access_writer() -> Callable[[dict[str, object], str, float], None]:
     JSON goes around `logging`, whose record, filter and formatter would be a tenth of a request (decision 0011).
     """
     handler = next(iter(logging.getLogger("backend").handlers), None)
-    if isinstance(handler, logging.StreamHandler) and handler.name == JSON:
+    if isinstance(handler, logging.StreamHandler) and handler.name == JSON and handler.stream:
         return partial(_write_json, handler.stream)
     return _log
 

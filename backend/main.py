@@ -63,6 +63,7 @@ class TodoAPI(FastAPI):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request by our own layer at once; FastAPI looks for telemetry first, each time."""
+        scope["app"] = self
         serve = self.middleware_stack if scope["type"] == "http" else None
         await (serve or super().__call__)(scope, receive, send)
 

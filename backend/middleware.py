@@ -82,8 +82,8 @@ class Envelope:
         closing: Headers = []
         for name, value in scope["headers"]:
             if name == b"origin":
-                origin = value
-            elif name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+                origin = value if origin is None else b"several"
+            elif name == b"x-request-id" and not request_id and _REQUEST_ID.fullmatch(value):
                 request_id = value.decode()
             elif name == b"access-control-request-method":
                 asked = value

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.supervisors import ChangeReload, Multiprocess
 
 from backend.errors import OperatorError
@@ -24,6 +24,19 @@ class DrainingProtocol(HttpToolsProtocol):
 
     Every answer from then on asks the client to take a new connection, which another process will accept.
     """
+
+    _answered: RequestResponseCycle | None = None
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the request that is being answered; uvicorn tells the newest, which may wait behind it."""
+        if (cycle := self._answered) and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        super().connection_lost(exc)
 
     def shutdown(self) -> None:
         closing = (b"connection", b"close")

@@ -1,6 +1,8 @@
 """Can a machine read the log of production, and does it keep secrets?"""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -92,6 +94,17 @@ def test_no_line_can_be_forged_and_nothing_secret_is_written(app: Application, u
     assert all(json.loads(each) for each in text.splitlines())
     for secret in (user.token, foreign, SECRET, "a-password", "a private", "a-private-key"):
         assert secret not in text
+
+
+def test_answers_need_no_log() -> None:
+    write = "logs.access_writer()({'event': 'request', 'status': 200}, 'GET /health', 0.1)"
+    program = f"from backend import logs; logs.configure(as_json=True); {write}; print('written')"
+
+    result = subprocess.run(
+        ["sh", "-c", '"$0" -c "$1" 2>&-', sys.executable, program], capture_output=True, text=True, check=True
+    )
+
+    assert result.stdout == "written\n"
 
 
 def test_in_development_a_line_is_for_people(app: Application, line: tuple[Relay, str]) -> None:

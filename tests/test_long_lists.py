@@ -253,13 +253,18 @@ def test_a_client_that_knows_no_chunks_gets_a_length(carol: User, relay: Relay, 
 
 
 @contextmanager
-def stalled(user: User, statement_log: StatementLog) -> Iterator[tuple[socket.socket, http.client.HTTPResponse]]:
-    """Ask for the list, read its head and then nothing, until the server has nowhere to write any more."""
+def stalled(
+    user: User, statement_log: StatementLog, behind: bytes = b""
+) -> Iterator[tuple[socket.socket, http.client.HTTPResponse]]:
+    """Ask for the list, read its head and then nothing, until the server has nowhere to write any more; send `behind`
+    with the request."""
     with socket.socket() as wire:
         wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
         wire.settimeout(60)
         wire.connect((user.http.base_url.host, user.http.base_url.port))
-        wire.sendall(f"GET {user.tasks} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {user.token}\r\n\r\n".encode())
+        wire.sendall(
+            f"GET {user.tasks} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {user.token}\r\n\r\n".encode() + behind
+        )
         answer = http.client.HTTPResponse(wire)
         answer.begin()
         until(lambda: quiet(statement_log), "the server reads on and on")
@@ -298,13 +303,14 @@ def test_a_slow_reader_holds_no_connection_and_gets_all_in_the_end(
 
 
 @pytest.mark.spec("FR-021")
+@pytest.mark.parametrize("behind", [b"", b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"], ids=["alone", "another behind"])
 def test_a_client_that_has_gone_is_read_to_no_more(
-    app: Application, carol: User, database_url: str, statement_log: StatementLog
+    app: Application, carol: User, database_url: str, statement_log: StatementLog, behind: bytes
 ) -> None:
     give(database_url, carol, MANY, length=LONG)
     statement_log.new()
 
-    with stalled(carol, statement_log) as (wire, answer):
+    with stalled(carol, statement_log, behind) as (wire, answer):
         before = pages_read(statement_log)
         wire.close()
         answer.close()

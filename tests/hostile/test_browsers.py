@@ -96,8 +96,10 @@ def test_another_origin_is_granted_nothing(base_url: str, alice: User, origin: s
     sent = exchange(base_url, raw(alice, "GET", target, lines[0]))
     refused = exchange(base_url, raw(alice, "GET", "/api/bob/tasks", lines[0]))
 
+    two = exchange(base_url, raw(alice, "GET", target, lines[0], f"Origin: {ORIGIN}"))
+
     assert (asked.status_code, sent.status_code, refused.status_code) == (400, 200, 403)
-    for answer in (asked, sent, refused):
+    for answer in (asked, sent, refused, two):
         assert "access-control-allow-origin" not in answer.headers
         assert "origin" in words(answer.headers["vary"])
         assert "evil" not in f"{answer.headers} {answer.text}"
