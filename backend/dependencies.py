@@ -126,11 +126,12 @@ def header_values(request: Request, name: bytes) -> list[str]:
 
 async def owned_tasks(request: Request, user_id: UserId, _token: Annotated[Any, Security(BearerAuth)] = None) -> Tasks:
     """Return the tasks of the token's user; raise Unauthorized, or Forbidden where the URL names another user."""
-    verifier: TokenVerifier = request.state.verifier
+    state = request.scope["state"]  # `request.state` would wrap it anew in each request
+    verifier: TokenVerifier = state["verifier"]
     owner = await verifier.user_id(bearer_token(header_values(request, b"authorization")))
     if owner != user_id:
         raise Forbidden("foreign-path", owner)
-    return Tasks(request.state.database, owner)
+    return Tasks(state["database"], owner)
 
 
 OwnedTasks = Annotated[Tasks, Depends(owned_tasks)]

@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypedDict
 
 from fastapi import FastAPI
+from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from backend import logs, statements
@@ -12,7 +13,7 @@ from backend.auth.jwks import HttpSource, KeySet
 from backend.auth.jwt import TokenVerifier
 from backend.db import Database
 from backend.docs_page import show_docs
-from backend.errors import MethodNotAllowed, NotFound
+from backend.errors import MethodNotAllowed, NotFound, Problem
 from backend.metrics import NoMetrics, Prometheus
 from backend.middleware import Envelope
 from backend.routes import health, tasks
@@ -53,13 +54,11 @@ class TodoAPI(FastAPI):
         )
         self._metrics = metrics
         self._origins = [settings.better_auth_url, *settings.cors_origins]
-        self.router.redirect_slashes = False
-        self.router.default = self._unmatched
         if settings.api_docs:
             show_docs(self)
 
     def build_middleware_stack(self) -> ASGIApp:
-        return Envelope(self.router, self._metrics, self._origins)
+        return Envelope(self._dispatch, self._metrics, self._origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request by our own layer at once; FastAPI looks for telemetry first, each time."""
@@ -77,14 +76,24 @@ class TodoAPI(FastAPI):
             document["components"]["schemas"].pop(unused, None)
         return document
 
-    async def _unmatched(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket":
-            await self.router.not_found(scope, receive, send)
+    async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand a request to the route that it matches; FastAPI's router notes each step for telemetry meanwhile."""
+        if scope["type"] != "http":
+            await self.router(scope, receive, send)
             return
+        for route in self.routes:
+            match, found = route.matches(scope)
+            if match is Match.FULL:
+                scope.update(found)
+                await route.handle(scope, receive, send)
+                return
+        raise self._unmatched(scope)
+
+    def _unmatched(self, scope: Scope) -> Problem:
         routes = [route for route in self.routes if isinstance(route, Route) and route.found(scope)]
         if routes:
-            raise MethodNotAllowed(sorted({method for route in routes for method in route.served_methods}))
-        raise NotFound("path")
+            return MethodNotAllowed(sorted({method for route in routes for method in route.served_methods}))
+        return NotFound("path")
 
 
 def create_app(settings: Settings) -> FastAPI:

@@ -42,8 +42,10 @@ class Route(APIRoute):
             return Match.NONE, {}
         if not (found := self.found(scope)):
             return Match.NONE, {}
-        # Bytes that are no text become surrogates, which no user's id holds; U+FFFD would be some user's good name.
-        parameters = {name: unquote(value, errors="surrogateescape") for name, value in found.groupdict().items()}
+        parameters = found.groupdict()
+        if "%" in found.string:
+            # Bytes that are no text become surrogates, which no user's id holds; U+FFFD would be some user's good name.
+            parameters = {name: unquote(value, errors="surrogateescape") for name, value in parameters.items()}
         return Match.FULL, {"path_params": parameters, "route": self, "endpoint": self.endpoint}
 
     def found(self, scope: Scope) -> re.Match[str] | None:

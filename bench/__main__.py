@@ -42,46 +42,54 @@ def main(
     """Measure this backend beside its peers on one machine, and write docs/performance.md."""
     if not shutil.which("wrk"):
         raise SystemExit("wrk is missing: install it (Debian: apt-get install wrk; macOS: brew install wrk).")
-    contestants = [each for each in CONTESTANTS if only in each.name]
-    workloads = [each for each in WORKLOADS if workload in each.name]
     try:
-        results = _measured(contestants, workloads, rounds, seconds)
+        with database() as url:
+            asyncio.run(dataset.fill(url))
+            if only or workload:
+                contestants = [each for each in CONTESTANTS if only in each.name or each is OURS]
+                workloads = [each for each in WORKLOADS if workload in each.name]
+                print(report.ratios(_some(url, contestants, workloads, rounds, seconds)))
+                return
+            results = _all(url, rounds, seconds)
     except OperatorError as error:
         raise SystemExit(str(error)) from None
-    if only or workload:
-        print(report.ratios(results["near"]))
-    else:
-        report.RESULTS.write_bytes(orjson.dumps(results, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-        report.write(results)
+    report.RESULTS.write_bytes(orjson.dumps(results, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    report.write(results)
 
 
-def _measured(contestants: list[Contestant], workloads: list[Workload], rounds: int, seconds: int) -> dict[str, Any]:
+def _some(
+    url: str, contestants: list[Contestant], workloads: list[Workload], rounds: int, seconds: int
+) -> list[dict[str, Any]]:
+    with serving(contestants, URL) as services:
+        bench = Bench(url, services, seconds)
+        return [_told(each) for each in bench.rounds(contestants, workloads, connections=CONNECTIONS, count=rounds)]
+
+
+def _all(url: str, rounds: int, seconds: int) -> dict[str, Any]:
     results: dict[str, Any] = {"about": _about(rounds, seconds)}
-    with database() as local:
-        asyncio.run(dataset.fill(local))
-        results["versions"] = _versions(local)
-        results["starts"] = {each.name: [_start(each) for _ in range(STARTS)] for each in contestants}
-        with serving(contestants, URL) as services:
-            bench = Bench(local, services, seconds)
-            idle = {each: service.memory for each, service in services.items()}
-            near = bench.rounds(contestants, workloads, connections=CONNECTIONS, count=rounds)
-            results["near"] = [_told(sample) for sample in near]
-            hardy = [each for each in contestants if each.most >= MANY]
-            many = bench.rounds(hardy, workloads, connections=MANY, count=min(rounds, 2))
-            results["many"] = [_told(sample) for sample in many]
-            results["memory"] = {each.name: [idle[each], service.memory] for each, service in services.items()}
-        with Relay((ADDRESS, 5432)).running() as relay, serving(contestants, through(relay.port)) as services:
-            results["round_trips"] = {each.name: _round_trips(service, relay) for each, service in services.items()}
-            relay.delay = FAR / 2
-            bench = Bench(local, services, seconds)
-            far = bench.rounds(contestants, chosen(*FAR_WORKLOADS), connections=CONNECTIONS, count=1)
-            results["far"] = [_told(sample) for sample in far]
-        with serving(WORKERS, URL) as services:
-            bench = Bench(local, services, seconds)
-            shared = bench.rounds(WORKERS, chosen("mixed"), connections=CONNECTIONS, count=rounds)
-            results["workers"] = [_told(sample) for sample in shared]
-        with started(OURS, URL) as service:
-            results["long"] = long_lists.measured(local, service, rounds, seconds)
+    results["versions"] = _versions(url)
+    results["starts"] = {each.name: [_start(each) for _ in range(STARTS)] for each in CONTESTANTS}
+    with serving(CONTESTANTS, URL) as services:
+        bench = Bench(url, services, seconds)
+        idle = {each: service.memory for each, service in services.items()}
+        near = bench.rounds(CONTESTANTS, WORKLOADS, connections=CONNECTIONS, count=rounds)
+        results["near"] = [_told(sample) for sample in near]
+        hardy = [each for each in CONTESTANTS if each.most >= MANY]
+        many = bench.rounds(hardy, WORKLOADS, connections=MANY, count=min(rounds, 2))
+        results["many"] = [_told(sample) for sample in many]
+        results["memory"] = {each.name: [idle[each], service.memory] for each, service in services.items()}
+    with Relay((ADDRESS, 5432)).running() as relay, serving(CONTESTANTS, through(relay.port)) as services:
+        results["round_trips"] = {each.name: _round_trips(service, relay) for each, service in services.items()}
+        relay.delay = FAR / 2
+        bench = Bench(url, services, seconds)
+        far = bench.rounds(CONTESTANTS, chosen(*FAR_WORKLOADS), connections=CONNECTIONS, count=1)
+        results["far"] = [_told(sample) for sample in far]
+    with serving(WORKERS, URL) as services:
+        bench = Bench(url, services, seconds)
+        shared = bench.rounds(WORKERS, chosen("mixed"), connections=CONNECTIONS, count=rounds)
+        results["workers"] = [_told(sample) for sample in shared]
+    with started(OURS, URL) as service:
+        results["long"] = long_lists.measured(url, service, rounds, seconds)
     return results
 
 

@@ -67,7 +67,7 @@ def test_ready_follows_the_last_outcome_and_never_asks(user: User, line: tuple[R
 
     assert (failed, unready.status_code, unready.json(), alive, again) == (503, 503, BUSY, 200, 200)
     assert unready.headers["retry-after"] == "2"
-    assert asked == 0
+    assert asked <= 10  # the farewells of two connections that were given up, 5 bytes each; a statement is longer
 
 
 def test_a_failure_is_forgotten_or_nobody_would_ever_ask_again(
