@@ -139,7 +139,7 @@ def _about(rounds: int, seconds: int) -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{_processor()}, {os.cpu_count()} cores shared by application, database and load generator, "
-        f"{psutil.virtual_memory().total / 2**30:.0f} GiB; {platform.system()} {platform.release()}",
+        f"{psutil.virtual_memory().total / 2**30:.0f} GiB; {platform.system()} {platform.release().partition('-')[0]}",
         "rounds": rounds,
         "seconds": seconds,
     }
