@@ -1,6 +1,5 @@
 """How does this backend compare with its peers? `make bench` asks, and writes docs/performance.md."""
 
-import asyncio
 import os
 import platform
 import shutil
@@ -11,11 +10,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
-import asyncpg
 import httpx
 import orjson
 import psutil
 import typer
+from databases import ask
 from relay import Relay
 
 from backend.errors import OperatorError
@@ -23,7 +22,7 @@ from bench import dataset, long_lists, report
 from bench.contestants import CONTESTANTS, OURS, WORKERS, Contestant
 from bench.measure import ADDRESS, CONNECTIONS, MANY, URL, Bench, Sample, database, serving, started, through
 from bench.service import Service
-from bench.workloads import BIG, TASK, WORKLOADS, Workload
+from bench.workloads import BIG, TASK, WORKLOADS, Workload, chosen
 
 LIBRARIES = ("fastapi", "starlette", "sqlmodel", "sqlalchemy", "asyncpg", "psycopg", "uvicorn", "uvloop", "orjson")
 FAR = 0.010
@@ -44,7 +43,7 @@ def main(
         raise SystemExit("wrk is missing: install it (Debian: apt-get install wrk; macOS: brew install wrk).")
     try:
         with database() as url:
-            asyncio.run(dataset.fill(url))
+            dataset.fill(url)
             if only or workload:
                 contestants = [each for each in CONTESTANTS if only in each.name or each is OURS]
                 workloads = [each for each in WORKLOADS if workload in each.name]
@@ -91,10 +90,6 @@ def _all(url: str, rounds: int, seconds: int) -> dict[str, Any]:
     with started(OURS, URL) as service:
         results["long"] = long_lists.measured(url, service, rounds, seconds)
     return results
-
-
-def chosen(*names: str) -> list[Workload]:
-    return [each for each in WORKLOADS if each.name in names]
 
 
 def _told(sample: Sample) -> dict[str, Any]:
@@ -152,20 +147,19 @@ def _processor() -> str:
 
 
 def _versions(url: str) -> str:
-    async def server() -> str:
-        connection = await asyncpg.connect(url)
-        try:
-            return str(await connection.fetchval("SHOW server_version"))
-        finally:
-            await connection.close()
-
     libraries = [f"{name} {version(name)}" for name in LIBRARIES]
     node, go = (
         _said("node", "--version").replace("v", "Node.js "),
         _said("go", "version").replace("go version go", "Go "),
     )
     return ", ".join(
-        [f"PostgreSQL {asyncio.run(server())}", f"Python {platform.python_version()}", *libraries, node, go]
+        [
+            f"PostgreSQL {ask(url, 'SHOW server_version')[0][0]}",
+            f"Python {platform.python_version()}",
+            *libraries,
+            node,
+            go,
+        ]
     )
 
 

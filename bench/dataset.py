@@ -7,8 +7,8 @@ of one user lie apart.
 import time
 from dataclasses import dataclass
 
-import asyncpg
 import jwt
+from databases import ask, execute
 
 SECRET = "a secret of the benchmark, 32 bytes or more"
 ORIGIN = "http://localhost:3000"
@@ -44,36 +44,22 @@ class Owner:
     tasks: list[int]
 
 
-async def fill(url: str) -> None:
+def fill(url: str) -> None:
     """Write the dataset into the empty table."""
-    connection = await asyncpg.connect(url)
-    try:
-        await connection.execute("TRUNCATE task RESTART IDENTITY")
-        await connection.execute(FILL, BIG + SMALL, BIG)
-        await connection.execute("VACUUM (ANALYZE) task")
-    finally:
-        await connection.close()
+    execute(url, "TRUNCATE task RESTART IDENTITY")
+    ask(url, FILL, BIG + SMALL, BIG)
+    execute(url, "VACUUM (ANALYZE) task")
 
 
-async def restore(url: str) -> None:
+def restore(url: str) -> None:
     """Bring the table back to the dataset's rows, and let no contestant pay for what another has left to be done."""
-    connection = await asyncpg.connect(url)
-    try:
-        await connection.execute(RESTORE)
-        await connection.execute("VACUUM (ANALYZE) task")
-        await connection.execute("CHECKPOINT")
-    finally:
-        await connection.close()
+    execute(url, RESTORE, "VACUUM (ANALYZE) task", "CHECKPOINT")
 
 
-async def spare(url: str, count: int, owners: list[Owner]) -> list[tuple[Owner, int]]:
+def spare(url: str, count: int, owners: list[Owner]) -> list[tuple[Owner, int]]:
     """Add tasks that may be deleted; returns whose they are, and their ids."""
-    connection = await asyncpg.connect(url)
-    try:
-        ids = await connection.fetch(SPARE, count, len(owners))
-    finally:
-        await connection.close()
-    return [(owners[number % len(owners)], row["id"]) for number, row in enumerate(ids)]
+    ids = ask(url, SPARE, count, len(owners))
+    return [(owners[number % len(owners)], task_id) for number, (task_id,) in enumerate(ids)]
 
 
 def owners() -> tuple[list[Owner], list[Owner]]:

@@ -1,19 +1,18 @@
 """What does somebody's very long list cost the others?"""
 
-import asyncio
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from statistics import median
 
-import asyncpg
 import psutil
+from databases import ask, execute
 
 from bench.dataset import Owner, owner
 from bench.measure import load
 from bench.service import MIB, Service
-from bench.workloads import WORKLOADS, request
+from bench.workloads import chosen, request
 
 LONG, LONGER = owner(1_000_001, 10_000), owner(1_000_002, 100_000)
 OTHERS = 10
@@ -25,22 +24,19 @@ FROM generate_series(1, $2::int) AS number
 """
 
 
-async def add(url: str) -> None:
+def add(url: str) -> None:
     """Give two users 10,000 and 100,000 tasks."""
-    connection = await asyncpg.connect(url)
-    try:
-        for each, count in ((LONG, 10_000), (LONGER, 100_000)):
-            await connection.execute(ADD, each.id, count)
-        await connection.execute("VACUUM (ANALYZE) task")
-    finally:
-        await connection.close()
+    for each, count in ((LONG, 10_000), (LONGER, 100_000)):
+        ask(url, ADD, each.id, count)
+    execute(url, "VACUUM (ANALYZE) task")
 
 
 def measured(url: str, service: Service, rounds: int, seconds: int) -> dict[str, float]:
     """Return milliseconds, of lists and of others while the longest is read over and over, and MiB that it adds."""
-    asyncio.run(add(url))
+    add(url)
     alone, beside, grown = [], [], []
-    others = next(each for each in WORKLOADS if each.name == "get one").requests()
+    (reads,) = chosen("get one")
+    others = reads.requests
     with ThreadPoolExecutor() as pool:
         load(service, others, OTHERS, seconds)
         for _ in range(rounds):

@@ -1,6 +1,5 @@
 """What does each contestant need for each workload?"""
 
-import asyncio
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -112,7 +111,7 @@ class Bench:
         seen = load(service, requests, connections, self._seconds)
         cpu, database_cpu = service.cpu - before, tree_cpu(self._postgres) - before_database
         if workload.writes:
-            asyncio.run(dataset.restore(self._url))
+            dataset.restore(self._url)
         count = max(seen["requests"], 1)
         return Sample(
             contestant.name,
@@ -128,8 +127,8 @@ class Bench:
 
     def _requests(self, workload: Workload) -> list[bytes]:
         if workload is DELETE:
-            return deletions(asyncio.run(dataset.spare(self._url, self._seconds * DELETIONS_A_SECOND, BIG)))
-        return workload.requests()
+            return deletions(dataset.spare(self._url, self._seconds * DELETIONS_A_SECOND, BIG))
+        return workload.requests
 
 
 def load(service: Service, requests: list[bytes], connections: int, seconds: int) -> dict[str, float]:

@@ -128,7 +128,7 @@ def ratios(samples: Samples) -> str:
     """Return how many times our CPU time everybody needs; our own must be among the samples."""
 
     def cell(own: list[float], ours: list[float]) -> str:
-        each = [one / other for one, other in zip(own, ours, strict=True)]
+        each = _by_round(own, ours)
         return "1" if own == ours else f"{median(each):.2f} ({min(each):.2f}–{max(each):.2f})"
 
     return _table(samples, cell, "cpu")
@@ -136,16 +136,16 @@ def ratios(samples: Samples) -> str:
 
 def _goals(samples: Samples) -> str:
     def cell(name: str, workload: str, goal: float) -> str:
-        reached = _ratio(samples, name, workload)
+        ours = _values(samples, OURS.name, workload, "cpu")
+        reached = median(_by_round(_values(samples, name, workload, "cpu"), ours))
         return f"{reached:.2f} of {goal:g} {'✓' if reached >= goal else '✗'}"
 
     rows = [[name, *(cell(name, each, goal) for each, goal in goals.items())] for name, goals in GOALS.items()]
     return _markdown(["against", *GOALS[BARE.name]], rows)
 
 
-def _ratio(samples: Samples, name: str, workload: str) -> float:
-    pairs = zip(_values(samples, name, workload, "cpu"), _values(samples, OURS.name, workload, "cpu"), strict=True)
-    return median(own / ours for own, ours in pairs)
+def _by_round(own: list[float], ours: list[float]) -> list[float]:
+    return [one / other for one, other in zip(own, ours, strict=True)]
 
 
 def _table(samples: Samples, cell: Callable[[list[float], list[float]], str], figure: str) -> str:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import psutil
+from servers import free_port
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 60
@@ -40,7 +40,7 @@ class Service:
 @contextmanager
 def running(command: list[str], environment: Mapping[str, str], probe: tuple[str, str]) -> Iterator[Service]:
     """Run a contestant until the block ends; `probe` is the path and the token whose answer must be 200."""
-    port = _free_port()
+    port = free_port()
     path, token = probe
     started = time.perf_counter()
     process = subprocess.Popen(
@@ -90,8 +90,3 @@ def _cpu_times(process: psutil.Process) -> tuple[float, ...]:
 
 def _tree(process: psutil.Process) -> list[psutil.Process]:
     return [process, *process.children(recursive=True)]
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import cycle
 
 import orjson
@@ -60,8 +61,9 @@ class Workload:
     shares: dict[Make, int]
     writes: bool = False
 
+    @cached_property
     def requests(self) -> list[bytes]:
-        """Return REQUESTS requests, the same for everybody."""
+        """REQUESTS requests, the same for everybody."""
         chance = random.Random(self.name)
         kinds = [make for make, share in self.shares.items() for _ in range(share)]
         many = [make for _ in range(REQUESTS // 100) for make in kinds]
@@ -81,6 +83,11 @@ WORKLOADS = [
     DELETE,
     Workload("mixed", {_get: 40, _list_10: 20, _list_100: 10, _create: 10, _toggle: 12, _put: 8}, writes=True),
 ]
+
+
+def chosen(*names: str) -> list[Workload]:
+    """Return the workloads of these names."""
+    return [each for each in WORKLOADS if each.name in names]
 
 
 def deletions(spare: list[tuple[Owner, int]]) -> list[bytes]:

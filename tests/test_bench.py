@@ -1,6 +1,5 @@
 """Can the benchmark be believed: is everybody checked, and does the document show what was measured?"""
 
-import asyncio
 from collections.abc import Iterator
 
 import httpx
@@ -22,7 +21,7 @@ def services(database_url: str) -> Iterator[list[Service]]:
     """Ours, and the peer that needs nothing but Python, on the whole dataset; both have passed the check."""
     with own_database(database_url) as url:
         upgrade(url)
-        asyncio.run(dataset.fill(url))
+        dataset.fill(url)
         with serving([OURS, BARE], url) as running:
             yield list(running.values())
 
@@ -35,7 +34,7 @@ def test_the_check_notices_wrong_answers(services: list[Service]) -> None:
 
 @pytest.mark.parametrize("workload", [each for each in WORKLOADS if each.shares], ids=lambda each: each.name)
 def test_every_request_succeeds(services: list[Service], workload: Workload) -> None:
-    requests = workload.requests()[:100]
+    requests = workload.requests[:100]
 
     for service in services:
         with httpx.Client(base_url=service.url) as client:
