@@ -27,7 +27,7 @@ DEFAULT_POOL_SIZE = 10
 # Better Auth, migrations and other services need some of the server's connections, too.
 OUR_SHARE = 0.75
 
-BEHIND = "the schema is missing or behind: run `python -m backend migrate`"
+BEHIND = "is missing or behind: run `python -m backend migrate`"
 POOLER = "a pooler mixes prepared statements up: set DATABASE_PREPARED_STATEMENTS=false"
 
 # The line broke, or nobody answered: what was sent may have been done. asyncpg lets the first four through as they are.
@@ -62,8 +62,8 @@ LASTING = (
 )
 # Whatever is tried, the same comes back until somebody follows the hint.
 MISTAKEN: dict[type[BaseException], tuple[str, str]] = {
-    postgres.UndefinedTableError: ("schema-behind", BEHIND),
-    postgres.UndefinedColumnError: ("schema-behind", BEHIND),
+    postgres.UndefinedTableError: ("schema-behind", f"the schema {BEHIND}"),
+    postgres.UndefinedColumnError: ("schema-behind", f"the schema {BEHIND}"),
     postgres.DuplicatePreparedStatementError: ("prepared-statements", POOLER),
     postgres.InvalidSQLStatementNameError: ("prepared-statements", POOLER),
 }

@@ -18,11 +18,11 @@ from rich.text import Text
 
 from backend.auth.jwks import TOTAL_TIMEOUT, FetchError, HttpSource, KeySet, PublicKey, parse_key_set, shown_address
 from backend.database_url import connect_arguments, direct, security
-from backend.db import UNREACHABLE, describe
+from backend.db import BEHIND, UNREACHABLE, describe
 from backend.errors import IssuerUnavailable, Unauthorized
 from backend.explain import GOOD, STEPS, Case, shown, span
 from backend.main import token_verifier
-from backend.migrate import BEHIND, MigrationError, is_current
+from backend.migrate import MigrationError, is_current
 from backend.settings import ENV_FILE, Settings, SettingsError, load_settings
 
 CONNECT_SECONDS = 10

@@ -21,7 +21,6 @@ MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 VERSION_TABLE = "todo_schema_version"
 # Any number will do as long as every version of this program takes the same one.
 MIGRATION_LOCK = 2_002_002
-BEHIND = "is missing or behind: run `python -m backend migrate`"
 
 
 class MigrationError(OperatorError):

@@ -6,6 +6,7 @@ import random
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextvars import Context
+from typing import Literal
 from weakref import WeakSet
 
 from backend.connection import Connection
@@ -38,7 +39,7 @@ class Pool:
         self._living: WeakSet[Connection] = WeakSet()  # retired ones included, which are cut later
         self._opening = 0
         self._warming: asyncio.Task[None] | None = None
-        self._withheld: list[asyncio.Task[bool]] = []
+        self._withheld: list[asyncio.Task[Literal[True]]] = []
         self._hopeful: deque[asyncio.Future[Connection]] = deque()
         self.size = size
         self.busy = 0
@@ -83,7 +84,7 @@ class Pool:
 
     def shrink(self, size: int) -> None:
         """Hand out no more than `size` connections from now on, as those that are busy come back."""
-        self._withheld += [asyncio.create_task(self._withhold()) for _ in range(self.size - size)]
+        self._withheld += [asyncio.create_task(self._gate.acquire()) for _ in range(self.size - size)]
         self.size = min(self.size, size)
 
     async def close(self) -> None:
@@ -93,9 +94,6 @@ class Pool:
         await asyncio.gather(*pending, return_exceptions=True)
         for connection in list(self._living):
             connection.cut()
-
-    async def _withhold(self) -> bool:
-        return await self._gate.acquire()
 
     def _pop(self) -> Connection | None:
         while self._idle:

@@ -229,6 +229,10 @@ class Application:
         lines = [json.loads(line) for line in self.log().splitlines()]
         return [line for line in lines if name in {None, line["event"]}]
 
+    def lines_of(self, request_id: str | None) -> list[dict[str, Any]]:
+        """Return the lines that tell of this request; those of its answer are written before that is sent."""
+        return [line for line in self.events() if line["request_id"] == request_id]
+
     def wait_until_started(self, processes: int = 1) -> None:
         def started() -> bool:
             assert self.process.poll() is None, self.log()

@@ -33,11 +33,6 @@ def user(app: Application) -> Iterator[User]:
         yield user
 
 
-def of(app: Application, answer: httpx.Response) -> list[dict[str, object]]:
-    """Return the lines that tell of this answer; the server writes them before it sends it."""
-    return [line for line in app.events() if line["request_id"] == answer.headers["x-request-id"]]
-
-
 def test_every_line_is_an_object_with_time_level_event_and_request_id(app: Application, user: User) -> None:
     answer = user.http.get(user.tasks, headers={"X-Request-Id": "mine-1"})
     lines = app.events()
@@ -46,7 +41,7 @@ def test_every_line_is_an_object_with_time_level_event_and_request_id(app: Appli
     for each in lines:
         assert {"time", "level", "logger", "event", "message", "request_id"} <= set(each), each
         assert datetime.fromisoformat(each["time"]).utcoffset() == timedelta(0)
-    (line,) = of(app, answer)
+    (line,) = app.lines_of(answer.headers["x-request-id"])
     assert answer.headers["x-request-id"] == "mine-1"
     assert (line["event"], line["status"], line["level"]) == ("request", 200, "INFO")
     assert abs(datetime.fromisoformat(str(line["time"])) - datetime.now(UTC)) < timedelta(minutes=1)
@@ -59,7 +54,7 @@ def test_every_line_is_an_object_with_time_level_event_and_request_id(app: Appli
 def test_a_refusal_names_its_reason(app: Application, user: User) -> None:
     answer = user.http.get("/api/somebody-else/tasks")
 
-    refused, answered = of(app, answer)
+    refused, answered = app.lines_of(answer.headers["x-request-id"])
     assert (refused["event"], refused["level"], refused["reason"]) == ("refused", "WARNING", "foreign-path")
     assert (refused["user"], answered["status"]) == (user.id, 403)
 
@@ -72,7 +67,7 @@ def test_a_failure_of_the_database_names_its_cause(app: Application, user: User,
     relay.hole = False
     until(lambda: user.http.get(user.tasks).is_success, "the database does not come back")
 
-    unavailable, answered = of(app, answer)
+    unavailable, answered = app.lines_of(answer.headers["x-request-id"])
     assert (unavailable["event"], unavailable["level"], answered["status"]) == ("unavailable", "ERROR", 503)
     assert "TimeoutError" in str(unavailable["message"])
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -155,10 +154,6 @@ def test_what_is_there_all_the_time_is_listed_once_whatever_comes_and_goes(
     assert len(carol.list()) == 3 * PAGE - 7 + 1
 
 
-def of(app: Application, request_id: str) -> list[dict[str, Any]]:
-    return [line for line in app.events() if line["request_id"] == request_id]
-
-
 def until_broken(answer: httpx.Response) -> bytes:
     """Return what comes before the connection breaks, which it must in the middle of the body."""
     received: list[bytes] = []
@@ -191,8 +186,8 @@ def test_an_answer_that_cannot_be_finished_is_broken_off(  # noqa: PLR0917 - two
     assert received.count(b'"id"') == (page - 1) * PAGE
     with pytest.raises(json.JSONDecodeError):
         json.loads(received)
-    until(lambda: of(app, answer.headers["x-request-id"])[-1]["event"] == "server", "the server says nothing")
-    lines = of(app, answer.headers["x-request-id"])
+    until(lambda: app.lines_of(answer.headers["x-request-id"])[-1]["event"] == "server", "the server says nothing")
+    lines = app.lines_of(answer.headers["x-request-id"])
     assert [line["event"] for line in lines] == [*causes, "broken-off", "server"]
     assert (lines[-2]["status"], lines[-2]["message"][-3:]) == (200, " ms")
     assert "without completing response" in lines[-1]["message"]
@@ -210,7 +205,7 @@ def test_a_failure_at_the_first_page_is_503_as_ever(
 
     assert answer.status_code == 503
     assert "nothing was changed" in answer.json()["detail"]
-    events = [line["event"] for line in of(app, answer.headers["x-request-id"])]
+    events = [line["event"] for line in app.lines_of(answer.headers["x-request-id"])]
     assert events == ["retry", "retry", "unavailable", "request"]
 
 
@@ -225,7 +220,7 @@ def test_a_connection_that_breaks_between_two_pages_costs_a_second_try_and_nothi
     answer = carol.http.get(carol.tasks)
 
     assert ids(answer) == newest_first
-    assert [line["event"] for line in of(app, answer.headers["x-request-id"])] == ["retry", "request"]
+    assert [line["event"] for line in app.lines_of(answer.headers["x-request-id"])] == ["retry", "request"]
 
 
 def ask_as_of_old(user: User) -> tuple[http.client.HTTPResponse, bytes]:
@@ -314,12 +309,12 @@ def test_a_client_that_has_gone_is_read_to_no_more(
         before = pages_read(statement_log)
         wire.close()
         answer.close()
-    until(lambda: of(app, str(answer.getheader("x-request-id"))), "the server does not notice")
+    until(lambda: app.lines_of(answer.getheader("x-request-id")), "the server does not notice")
 
     assert quiet(statement_log)
     assert 1 <= before < MANY // PAGE
     assert pages_read(statement_log) == 0
-    lines = of(app, str(answer.getheader("x-request-id")))
+    lines = app.lines_of(answer.getheader("x-request-id"))
     assert [(line["event"], line["level"]) for line in lines] == [("client-gone", "INFO"), ("broken-off", "INFO")]
 
 
