@@ -103,7 +103,8 @@ def _expired(case: Case) -> str:
 def _identity(case: Case) -> str:
     if "email" in case.claims:
         return (
-            "names no user, only an e-mail address: this is Better Auth's e-mail verification link, not an access token"
+            "is the link out of one of Better Auth's mails (verification, change of address), which opens nothing "
+            "here: get an access token from /api/auth/token"
         )
     return "names no user: give it a `sub` with the user's id"
 

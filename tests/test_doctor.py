@@ -166,7 +166,8 @@ MISTAKES = {
     "an e-mail verification link": Mistake(
         lambda: by_secret({"email": "ann@example.com", "exp": time.time() + 3_600}),
         "user",
-        "names no user, only an e-mail address: this is Better Auth's e-mail verification link, not an access token",
+        "is the link out of one of Better Auth's mails (verification, change of address), which opens nothing here: "
+        "get an access token from /api/auth/token",
     ),
     "a session cache": Mistake(
         lambda: ED.sealed(usual("ann"), typ="better-auth.session-cache+jwt"),

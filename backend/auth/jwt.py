@@ -16,7 +16,7 @@ import jwt
 import orjson
 
 from backend.auth.jwks import ALGORITHMS, KeySet, NeverReachedError, PublicKey
-from backend.errors import IssuerUnavailable, TokenExpired, TokenMissing, Unauthorized
+from backend.errors import IssuerUnavailable, Problem, TokenExpired, TokenMissing, Unauthorized
 
 MAX_TOKEN_LENGTH = 8_192
 MAX_USER_ID_LENGTH = 255
@@ -25,7 +25,7 @@ REMEMBERED = 60
 
 _COMPACT_FORM = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
 _CONTROL_OR_SURROGATE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
-_IDENTITY_CLAIMS = ("sub", "id", "user_id", "userId")
+_IDENTITY_CLAIMS = ("sub", "id", "user_id")
 
 
 def bearer_token(authorization: Sequence[str]) -> str:
@@ -99,7 +99,10 @@ class TokenVerifier:
                 raise Unauthorized("signature")
             key = None
         elif isinstance(algorithm, str) and algorithm in ALGORITHMS and self._key_set:
-            key = await self._signing_key(self._key_set, header.get("kid"), algorithm, signed, signature)
+            try:
+                key = await self._signing_key(self._key_set, header.get("kid"), algorithm, signed, signature)
+            except NeverReachedError:
+                raise self._key_set_never_reached(claims) from None
         else:
             raise Unauthorized("algorithm")
         self._check_times(claims)
@@ -112,20 +115,25 @@ class TokenVerifier:
     ) -> PublicKey:
         if not isinstance(kid, str):
             raise Unauthorized("kid")
-        try:
-            key = await key_set.find(kid)
-            if key and not key.verifies(algorithm, signed, signature):
-                stranger, key = key, await key_set.replacement(key)
-                if not key or not key.verifies(algorithm, signed, signature):
-                    raise Unauthorized("signature" if algorithm in stranger.algorithms else "algorithm-of-key")
-        except NeverReachedError:
-            if self._secrets:
-                # Perhaps there is no key set at all: for a frontend with a shared secret this is a bad token.
-                raise Unauthorized("key-set-unreachable") from None
-            raise IssuerUnavailable("key-set-unreachable") from None
+        key = await key_set.find(kid)
+        if key and not key.verifies(algorithm, signed, signature):
+            stranger, key = key, await key_set.replacement(key)
+            if not key or not key.verifies(algorithm, signed, signature):
+                raise Unauthorized("signature" if algorithm in stranger.algorithms else "algorithm-of-key")
         if not key:
             raise Unauthorized("unknown-key")
         return key
+
+    def _key_set_never_reached(self, claims: dict[str, Any]) -> Problem:
+        """Return 503 where the claims, which nobody could check, name our issuer and have not expired: a 401 would sign
+        people out because the frontend starts later than this process. With a shared secret perhaps there is no key set
+        at all, and any other token is a bad one."""
+        try:
+            may_be_ours = _known(claims.get("iss"), self._issuers) and (_moment(claims, "exp") or 0) > self._clock()
+        except Unauthorized:
+            may_be_ours = False
+        kind = IssuerUnavailable if may_be_ours or not self._secrets else Unauthorized
+        return kind("key-set-unreachable")
 
     def _check_times(self, claims: dict[str, Any]) -> None:
         now = self._clock()
@@ -210,8 +218,10 @@ def _known_audience(value: object, accepted: frozenset[str]) -> bool:
 
 
 def _identity(claims: dict[str, Any], *, nested: bool) -> str:
-    """Return the user's id: of the known claims the first that is there decides, whatever it holds; never the e-mail
-    address, which Better Auth's verification links carry, signed with the same secret."""
+    """Return the user's id: of the known claims the first that is there decides, whatever it holds.
+
+    Never `email` or `userId`: Better Auth signs the links in its mails with the same secret, with these two claims.
+    """
     for name in _IDENTITY_CLAIMS:
         if name in claims:
             return _user_id(claims[name])

@@ -233,7 +233,6 @@ class Weather(RuleBasedStateMachine):
         except IssuerUnavailable:
             old = self.clock.now - self.answered >= DAY
             self.hold(self.failures or old, "503 is for an issuer in trouble")
-            self.hold(self.answered > -math.inf or not self.with_secret, "with a secret, a missing key set is no 503")
             return False
         except Unauthorized:
             return False
