@@ -331,7 +331,8 @@ def test_a_bad_key_set_lets_nobody_in_and_keeps_nobody_out(settings: Settings, n
         tokens = [ED.token("ann"), STRANGER.token("ann"), secret, signed("ann")]
         statuses = [ask(api, token).status_code for token in tokens]
 
-    assert statuses == [401, 401, 401, 200]
+    # Where there is no key set, nobody can tell these two from tokens of ours; the third is not even from one.
+    assert statuses == ([401] * 2 if name == "only a secret" else [503] * 2) + [401, 200]
     assert len(issuer.requests) == 1
     assert issuer.requests[0]["accept-encoding"] == "identity"
 
@@ -344,7 +345,7 @@ def test_a_key_set_without_end_is_left_early(settings: Settings) -> None:
         status = ask(api, ED.token("ann")).status_code
         lasted = time.monotonic() - started
 
-    assert status == 401
+    assert status == 503
     assert lasted < 4
     # What the sockets between us hold, and not much more.
     assert sum(sent) < 50_000_000
@@ -359,7 +360,7 @@ def test_a_compressed_bomb_is_not_unpacked(settings: Settings) -> None:
         status = ask(api, ED.token("ann")).status_code
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
 
-    assert status == 401
+    assert status == 503
     assert len(issuer.requests) == 1
     assert grown < 30_000
 
@@ -369,7 +370,7 @@ def test_a_redirect_is_not_followed(settings: Settings, listener: Issuer, status
     with attacked(settings, answering(b"", status, Location=listener.url)) as (api, issuer):
         response = ask(api, STRANGER.token("ann"))
 
-    assert_refused(response)
+    assert response.status_code == 503
     assert len(issuer.requests) == 1
     assert listener.requests == []
 
@@ -394,7 +395,7 @@ def test_a_key_set_that_drips_is_given_up_after_five_seconds(settings: Settings)
         lasted = time.monotonic() - started
         statuses = [request.result().status_code for request in waiting]
 
-    assert statuses == [401] * 5
+    assert statuses == [503] * 5
     assert 4.5 < lasted < 8
     assert len(issuer.requests) == 1
     assert len(served) > 50
