@@ -159,8 +159,8 @@ def migrate(
     Goes to Neon's direct host also where the URL names the pooled one. Running it twice, or at several
     places at once, does no harm.
     """
-    from backend.db import BEHIND
     from backend.migrate import is_current, upgrade
+    from backend.trouble import BEHIND
 
     url = load_settings().database_url
     if not check:

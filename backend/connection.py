@@ -4,12 +4,13 @@ import asyncio
 import select
 import socket
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
 from asyncpg.prepared_stmt import PreparedStatement
 
-from backend.statements import Statement
+from backend.statements import COLUMNS, Statement
 
 APPLICATION_NAME = "todo-backend"
 # How long the server may take to confirm that it has cancelled a statement which nobody waits for any more.
@@ -17,10 +18,30 @@ CANCEL_SECONDS = 2.0
 # Seconds of silence, seconds between probes, and probes, after which the system gives a peer up.
 KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 
-LIMIT = "SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int"
 SYNC = "SELECT 1"
 TIME_LIMIT = "statement_timeout"
 UNSUPPORTED = "unsupported startup parameter"
+# pg_stat_activity shows the names of our own role's sessions to everybody.
+EXAMINE = """SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int AS granted,
+       (SELECT count(DISTINCT application_name)::int FROM pg_stat_activity
+         WHERE application_name LIKE $2) AS instances,
+       CASE WHEN (SELECT count(*) FROM pg_attribute WHERE attrelid = to_regclass('task') AND NOT attisdropped
+                     AND attname = ANY ($1::text[])) < cardinality($1) THEN 'schema'
+            WHEN NOT (has_any_column_privilege(to_regclass('task'), 'SELECT')
+                      AND has_any_column_privilege(to_regclass('task'), 'INSERT')
+                      AND has_any_column_privilege(to_regclass('task'), 'UPDATE')
+                      AND has_table_privilege(to_regclass('task'), 'DELETE')) THEN 'rights'
+            WHEN current_setting('transaction_read_only')::bool THEN 'read-only' END AS obstacle"""
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What the server says of itself: how many connections it grants to everybody together, how many processes of this
+    backend share them, and what keeps it from serving us, if anything does."""
+
+    granted: int
+    instances: int
+    obstacle: str | None
 
 
 class Connection:
@@ -29,9 +50,10 @@ class Connection:
     `heard` is when the server last answered, in the event loop's time.
     """
 
-    def __init__(self, raw: asyncpg.Connection, prepared: dict[str, PreparedStatement]) -> None:
+    def __init__(self, raw: asyncpg.Connection, prepared: dict[str, PreparedStatement], *, limited: bool) -> None:
         self._raw = raw
         self._prepared = prepared
+        self._limited = limited
         self._retired = False
         self._loop = asyncio.get_running_loop()
         self.heard = self._loop.time()
@@ -48,15 +70,15 @@ class Connection:
             # asyncpg prepares without a Sync, and the server keeps an implicit transaction open until one comes: now()
             # would stand still at this moment, and a pooler could not share the server's connection. This query syncs.
             await raw.execute(SYNC)
-            return cls(raw, prepared)
+            return cls(raw, prepared, limited=TIME_LIMIT in arguments["server_settings"])
         except BaseException:
             raw.terminate()
             raise
 
     async def fetch(self, statement: Statement, arguments: list[Any], seconds: float) -> list[asyncpg.Record]:
-        """Run the statement; raise TimeoutError after `seconds`, whatever the link does, and tell the server to stop.
+        """Run the statement; raise TimeoutError after `seconds`, whatever the link does, and give the connection up.
 
-        asyncpg's own limit does both. A timeout around the await would wait for the server to confirm.
+        asyncpg's own limit does so. A timeout around the await would wait for the server to confirm.
         """
         try:
             if prepared := self._prepared.get(statement.name):
@@ -73,9 +95,15 @@ class Connection:
         self.heard = self._loop.time()
         return rows
 
-    async def server_limit(self) -> int:
-        """Return how many connections the server grants to everybody together."""
-        return int(await self._raw.fetchval(LIMIT))
+    async def examine(self, seconds: float) -> Examination:
+        """Ask what the server grants, and whether it has all that our statements need."""
+        try:
+            rows = await self._raw.fetch(EXAMINE, COLUMNS, f"{APPLICATION_NAME} %", timeout=seconds)
+        except BaseException:
+            self.cut()
+            raise
+        self.heard = self._loop.time()
+        return Examination(**rows[0])
 
     @property
     def usable(self) -> bool:
@@ -84,16 +112,21 @@ class Connection:
 
     @property
     def has_news(self) -> bool:
-        """Whether something has come that the event loop does not know yet: nobody asked, so it is a farewell."""
+        """Whether something has come that the event loop does not know yet. On an idle connection that is the server's
+        word that it has closed it."""
         return bool(self._news.poll(0))
 
     def cut(self) -> None:
         self._raw.terminate()
 
     def _retire(self) -> None:
-        """Take no more statements; cut the line when the server has had time to hear of the cancellation."""
+        """Take no more statements. The server ends the statement by its own time limit; where a pooler refused that,
+        asyncpg has asked for its cancellation, and the line is cut when that has had time to arrive."""
         self._retired = True
-        self._loop.call_later(CANCEL_SECONDS, self.cut)
+        if self._limited:
+            self.cut()
+        else:
+            self._loop.call_later(CANCEL_SECONDS, self.cut)
 
 
 async def _connected(arguments: dict[str, Any]) -> asyncpg.Connection:

@@ -6,80 +6,45 @@ On a connection of the pool, in one round trip, before a deadline; once more if 
 import asyncio
 import logging
 import math
-import ssl
 from collections.abc import Sequence
+from contextvars import Context
 from dataclasses import dataclass
+from secrets import token_hex
 from typing import Any
 
 from asyncpg import Record
 from asyncpg import exceptions as postgres
 
+from backend import trouble
 from backend.connection import APPLICATION_NAME, TIME_LIMIT, Connection
 from backend.database_url import connect_arguments, direct
-from backend.errors import OutcomeUnknown, Unavailable
+from backend.errors import OutcomeUnknown, Overloaded, Unavailable
 from backend.metrics import NoMetrics
-from backend.pool import Pool
+from backend.pool import CONNECT_LIMIT, Pool
 from backend.statements import Again, Statement
+from backend.turns import Departure
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_POOL_SIZE = 10
+# Connections at the start, where no number is set; the pool grows from there as it is of use.
+FIRST_POOL_SIZE = 10
 # Better Auth, migrations and other services need some of the server's connections, too.
-OUR_SHARE = 0.75
-
-BEHIND = "is missing or behind: run `python -m backend migrate`"
-POOLER = "a pooler mixes prepared statements up: set DATABASE_PREPARED_STATEMENTS=false"
-
-# The line broke, or nobody answered: what was sent may have been done. asyncpg lets the first four through as they are.
-BROKEN = (
-    OSError,
-    TimeoutError,
-    postgres.InterfaceError,
-    postgres.InternalClientError,
-    postgres.PostgresConnectionError,  # class 08
-    postgres.AdminShutdownError,
-    postgres.CrashShutdownError,
-    postgres.IdleSessionTimeoutError,
-    postgres.InvalidCachedStatementError,
-)
-# asyncpg or the server has noticed before anything was done that the connection is of no use.
-UNSENT = (postgres.InterfaceError, postgres.InternalClientError, postgres.InvalidCachedStatementError)
-# The server has said that it did nothing, and may do it later.
-REFUSED = (
-    postgres.CannotConnectNowError,
-    postgres.InsufficientResourcesError,  # class 53: too many connections, disk full
-    postgres.OperatorInterventionError,  # class 57: cancelled
-    postgres.ReadOnlySQLTransactionError,
-    postgres.PostgresSystemError,  # class 58
-)
-# The server, or the library for TLS, has said that it does nothing until somebody changes something. Other errors of
-# TLS are a line that broke during the handshake.
-LASTING = (
-    ssl.SSLCertVerificationError,
-    postgres.InvalidAuthorizationSpecificationError,  # class 28
-    postgres.InvalidCatalogNameError,
-    postgres.InsufficientPrivilegeError,
-)
-# Whatever is tried, the same comes back until somebody follows the hint.
-MISTAKEN: dict[type[BaseException], tuple[str, str]] = {
-    postgres.UndefinedTableError: ("schema-behind", f"the schema {BEHIND}"),
-    postgres.UndefinedColumnError: ("schema-behind", f"the schema {BEHIND}"),
-    postgres.DuplicatePreparedStatementError: ("prepared-statements", POOLER),
-    postgres.InvalidSQLStatementNameError: ("prepared-statements", POOLER),
-}
-UNREACHABLE = BROKEN + REFUSED + LASTING + tuple(MISTAKEN)
+OUR_SHARE = 0.85
 
 # Connections often break together. A statement that breaks the server itself must not do so without end.
 MOST_SENT = 3
-FAILURE_COUNTS = 10.0
+# Seconds between two looks at the server, while something is wrong, and while more connections would be of use.
+FIRST_LOOK, LAST_LOOK = 0.1, 5.0
 
+NO_SERVICE: trouble.Errors = (Overloaded, *trouble.UNREACHABLE)
 ALREADY_DONE: list[Any] = [{}]
 
 
 class Database:
     """Runs statements; its users know nothing of connections, retries and the driver.
 
-    `pool_size` None takes ten, or less where the server grants less; `workers` is how many processes share it.
+    `pool_size` None begins with ten and takes what is of use, up to this process's share of what the server grants;
+    `workers` is how many processes share it at least.
     """
 
     def __init__(
@@ -93,83 +58,142 @@ class Database:
         prepare: bool = True,
         metrics: NoMetrics,
     ) -> None:
-        self._arguments = {"timeout": deadline, "statement_cache_size": 0} | connect_arguments(url)
-        self._arguments["server_settings"] = {"application_name": APPLICATION_NAME} | _time_limit(url, deadline)
+        self._arguments = {"timeout": CONNECT_LIMIT, "statement_cache_size": 0} | connect_arguments(url)
+        # The name is this process's own, so that the processes can be counted.
+        settings = {"application_name": f"{APPLICATION_NAME} {token_hex(4)}"}
+        self._arguments["server_settings"] = settings | _time_limit(url, deadline)
         self._statements = statements if prepare else ()
         self._deadline = deadline
         self._workers = workers
         self._metrics = metrics
-        self._size_is_known = pool_size is not None
-        self.pool = Pool(self._connect, size=pool_size or DEFAULT_POOL_SIZE, patience=deadline, transient=_is_transient)
-        self._failed_at = -math.inf
+        self._size_is_set = pool_size is not None
+        self.pool = Pool(
+            self._connect,
+            size=pool_size or FIRST_POOL_SIZE,
+            patience=deadline,
+            transient=trouble.may_pass,
+            full=trouble.is_full,
+            want_more=self._look_for_more,
+        )
+        self._looking: asyncio.Task[None] | None = None
+        self._looked_at = self._shed_at = -math.inf
+        self.obstacle: str | None = "starting"
 
-    async def fetch(self, statement: Statement, **values: object) -> list[Record]:
+    async def fetch(self, statement: Statement, departure: Departure | None = None, **values: object) -> list[Record]:
         """Return the rows of one statement; one empty row where a second try found the work done.
 
-        Raises Unavailable when the database cannot serve before the deadline and has done nothing, and OutcomeUnknown
-        when it may have.
+        `departure` ends when the client has gone: it then waits no longer, and Departed is raised. Raises Unavailable
+        when the database cannot serve before the deadline and has done nothing, and OutcomeUnknown when it may have.
         """
         deadline = asyncio.get_running_loop().time() + self._deadline
-        attempt = _Attempt(statement, statement.arguments(values), deadline)
+        attempt = _Attempt(statement, statement.arguments(values), deadline, str(values.get("user_id", "")), departure)
         while True:
             try:
                 rows = await self._try(attempt)
-            except UNREACHABLE as error:
-                self._failed_at = asyncio.get_running_loop().time()
-                if attempt.goes_on_after(error) and self._failed_at < deadline:
-                    logger.warning("Sending again: %s", describe(error), extra={"event": "retry"})
+            except NO_SERVICE as error:
+                if attempt.goes_on_after(error) and asyncio.get_running_loop().time() < deadline:
+                    logger.warning("Sending again: %s", trouble.describe(error), extra={"event": "retry"})
                     self._metrics.retry()
                     continue
-                self._metrics.unavailable()
-                _log_failure(error)
-                if attempt.in_doubt and not statement.reads:
-                    raise OutcomeUnknown("database", try_again=statement.client_again) from error
-                raise Unavailable("database") from error
+                raise self._refusal(attempt, error) from error
             except postgres.PostgresError as error:
                 error.detail = None  # It quotes the row, which is the client's text and nothing for the log.
                 raise
-            self._failed_at = -math.inf
             return rows or (ALREADY_DONE if attempt.in_doubt and statement.again is Again.GONE else rows)
-
-    @property
-    def ready(self) -> bool:
-        """Whether the last statement was answered, or none has failed lately; asks nobody.
-
-        An old failure counts no more: without requests nobody would ever find out that the database is back.
-        """
-        return asyncio.get_running_loop().time() - self._failed_at > FAILURE_COUNTS
 
     def open(self) -> None:
         """Fill the pool in the background; the database need not be there yet."""
-        self.pool.warm()
+        self._look()
 
     async def close(self) -> None:
+        if self._looking:
+            self._looking.cancel()
+            await asyncio.wait([self._looking])
         await self.pool.close()
 
     async def _try(self, attempt: "_Attempt") -> list[Record]:
         """Send the statement once; `attempt.sending` tells how far it came."""
         loop = asyncio.get_running_loop()
         attempt.sending = False
-        connection = await self.pool.acquire(attempt.deadline)
+        connection = await self.pool.acquire(attempt.owner, attempt.deadline, attempt.departure)
         attempt.sending, attempt.sent, since = True, attempt.sent + 1, loop.time()
         self._metrics.statement()
         try:
             return await connection.fetch(attempt.statement, attempt.arguments, attempt.deadline - since)
-        except BROKEN:
+        except trouble.BROKEN:
             # The others may be no better: rather a new connection than one that was silent all the while.
             self.pool.suspect(since)
             raise
         finally:
-            self.pool.release(connection)
-            self._metrics.pool(self.pool)
+            self.pool.release(connection, since)
+
+    def _refusal(self, attempt: "_Attempt", error: BaseException) -> Unavailable:
+        """Tell log, metrics and readiness of a request that cannot be served, and return what its client is told."""
+        if isinstance(error, Overloaded):
+            self._metrics.shed()
+            self._log_overload(error)
+        else:
+            self._metrics.unavailable()
+            cause = error if attempt.sending else self.pool.failure or error
+            trouble.log_failure(cause)
+            if attempt.sending or self.pool.failure:
+                self.obstacle = trouble.obstacle(cause)
+                self._look()
+        if attempt.in_doubt and not attempt.statement.reads:
+            return OutcomeUnknown("database", try_again=attempt.statement.client_again)
+        return error if isinstance(error, Overloaded) else Unavailable("database")
+
+    def _log_overload(self, error: Overloaded) -> None:
+        """Say it once in five seconds: a line for each request would cost more than the request."""
+        now = asyncio.get_running_loop().time()
+        if now - self._shed_at > LAST_LOOK:
+            self._shed_at = now
+            text = "More requests than the database can serve: %s; %d wait, with %d connections"
+            logger.warning(text, error.reason, self.pool.waiting, self.pool.size, extra={"event": "overloaded"})
 
     async def _connect(self) -> Connection:
         connection = await Connection.open(self._arguments, self._statements)
-        if not self._size_is_known:
-            limit = await connection.server_limit()
-            self.pool.shrink(max(1, int(limit * OUR_SHARE) // self._workers))
-            self._size_is_known = True
+        if self._looked_at == -math.inf:
+            await self._examine(connection)
         return connection
+
+    async def _examine(self, connection: Connection) -> None:
+        found = await connection.examine(self._deadline)
+        if not self._size_is_set:
+            share = int(found.granted * OUR_SHARE) // max(found.instances, self._workers)
+            self.pool.limit(max(1, share))
+        self._looked_at, self.obstacle = connection.heard, found.obstacle
+
+    def _look(self) -> None:
+        """Look at the server in the background; again and again while something is wrong, until it is not."""
+        if not self._looking or self._looking.done():
+            self._looking = asyncio.create_task(self._look_until_ready(), context=Context())
+
+    def _look_for_more(self) -> None:
+        """See whether more connections are to be had than last time."""
+        if asyncio.get_running_loop().time() - self._looked_at > LAST_LOOK:
+            self._look()
+
+    async def _look_until_ready(self) -> None:
+        pause = FIRST_LOOK
+        while not await self._look_once():
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LAST_LOOK)
+
+    async def _look_once(self) -> bool:
+        loop = asyncio.get_running_loop()
+        try:
+            connection = await self.pool.acquire("", loop.time() + self._deadline)
+            since = loop.time()
+            try:
+                await self._examine(connection)
+            finally:
+                self.pool.release(connection, since)
+        except Overloaded:
+            pass
+        except trouble.NOT_CONNECTED as error:
+            self.obstacle = trouble.obstacle(self.pool.failure or error)
+        return not self.obstacle
 
 
 @dataclass
@@ -179,15 +203,17 @@ class _Attempt:
     statement: Statement
     arguments: list[Any]
     deadline: float
+    owner: str
+    departure: Departure | None
     sent: int = 0
     sending: bool = False
     in_doubt: bool = False
 
     def goes_on_after(self, error: BaseException) -> bool:
         """Whether it may be sent again; keeps in mind what may have been done."""
-        if not self.sending or not isinstance(error, BROKEN):
+        if not self.sending or not isinstance(error, trouble.BROKEN):
             return False
-        unsent = isinstance(error, UNSENT)
+        unsent = isinstance(error, trouble.UNSENT)
         self.in_doubt |= not unsent
         return self.sent < MOST_SENT and (unsent or self.statement.again is not Again.OTHER)
 
@@ -195,17 +221,3 @@ class _Attempt:
 def _time_limit(url: str, seconds: float) -> dict[str, str]:
     """Let the server itself end what nobody waits for; a pooler refuses the setting, so there it is cancelled by us."""
     return {TIME_LIMIT: str(int(seconds * 1000))} if direct(url) == url else {}
-
-
-def _is_transient(error: BaseException) -> bool:
-    return isinstance(error, BROKEN + REFUSED) and not isinstance(error, LASTING)
-
-
-def _log_failure(error: BaseException) -> None:
-    event, hint = MISTAKEN.get(type(error), ("unavailable", ""))
-    logger.error("The database cannot serve%s: %s", hint and f", {hint}", describe(error), extra={"event": event})
-
-
-def describe(error: BaseException) -> str:
-    """Return the error in one line for the log; a driver's words never reach a client."""
-    return f"{type(error).__name__}: {error}".replace("\n", " ")

@@ -9,11 +9,12 @@ import orjson
 from asyncpg import Record
 from fastapi import Depends, Header, Path, Request, Security
 from fastapi.security import HTTPBearer
+from starlette.types import Receive
 
 from backend import statements
 from backend.auth.jwt import TokenVerifier, bearer_token
 from backend.db import Database
-from backend.errors import Forbidden, KeyReused, TaskNotFound, Unavailable
+from backend.errors import Forbidden, KeyReused, NotReady, TaskNotFound
 from backend.models import MAX_ID, TaskCreate, TaskUpdate
 
 UserId = Annotated[
@@ -45,9 +46,10 @@ class Tasks:
     Raises TaskNotFound where the owner has no such task, and Unavailable when the database cannot serve.
     """
 
-    def __init__(self, database: Database, owner: str) -> None:
+    def __init__(self, database: Database, owner: str, receive: Receive) -> None:
         self._database = database
         self._owner = owner
+        self._receive = receive
 
     async def all(self) -> list[Record] | AsyncGenerator[list[Record]]:
         """Return every task, newest first: as they are, or in pages if they fill one."""
@@ -62,6 +64,7 @@ class Tasks:
         body = [task.title, task.description, task.completed]
         rows = await self._database.fetch(
             statements.CREATE_ONCE if key else statements.CREATE,
+            self._departure,
             user_id=self._owner,
             title=task.title,
             description=task.description,
@@ -102,20 +105,27 @@ class Tasks:
                 yield page
 
     async def _page(self, statement: statements.Statement, **after: object) -> list[Record]:
-        return await self._database.fetch(statement, user_id=self._owner, page_size=statements.PAGE, **after)
+        return await self._database.fetch(
+            statement, self._departure, user_id=self._owner, page_size=statements.PAGE, **after
+        )
 
     async def _one(self, statement: statements.Statement, **values: object) -> Record:
-        rows = await self._database.fetch(statement, user_id=self._owner, **values)
+        rows = await self._database.fetch(statement, self._departure, user_id=self._owner, **values)
         if not rows:
             raise TaskNotFound("no-such-task")
         return rows[0]
 
+    async def _departure(self) -> None:
+        """End when the client has gone."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
 
 def open_connections(request: Request) -> int:
-    """Return how many connections to the database are open; raise Unavailable if it failed when last needed."""
+    """Return how many connections to the database are open; raise NotReady while it cannot serve."""
     database: Database = request.state.database
-    if not database.ready:
-        raise Unavailable("not-ready")
+    if database.obstacle:
+        raise NotReady(database.obstacle)
     return database.pool.open
 
 
@@ -131,7 +141,7 @@ async def owned_tasks(request: Request, user_id: UserId, _token: Annotated[Any, 
     owner = await verifier.user_id(bearer_token(header_values(request, b"authorization")))
     if owner != user_id:
         raise Forbidden("foreign-path", owner)
-    return Tasks(state["database"], owner)
+    return Tasks(state["database"], owner, request.receive)
 
 
 OwnedTasks = Annotated[Tasks, Depends(owned_tasks)]

@@ -18,12 +18,12 @@ from rich.text import Text
 
 from backend.auth.jwks import TOTAL_TIMEOUT, FetchError, HttpSource, KeySet, PublicKey, parse_key_set, shown_address
 from backend.database_url import connect_arguments, direct, security
-from backend.db import BEHIND, UNREACHABLE, describe
 from backend.errors import IssuerUnavailable, Unauthorized
 from backend.explain import GOOD, STEPS, Case, shown, span
 from backend.main import token_verifier
 from backend.migrate import MigrationError, is_current
 from backend.settings import ENV_FILE, Settings, SettingsError, load_settings
+from backend.trouble import BEHIND, NOT_CONNECTED, describe
 
 CONNECT_SECONDS = 10
 CLOCK_DRIFT = 30
@@ -116,7 +116,7 @@ async def _database(settings: Settings) -> AsyncIterator[Finding]:
         version = await connection.fetchval("SHOW server_version")
         answered = time.perf_counter()
         await connection.close()
-    except UNREACHABLE as error:
+    except NOT_CONNECTED as error:
         yield Finding("database", "bad", f"cannot be reached: {describe(error)}")
         return
     speed = f"connected in {(connected - started) * 1000:.0f} ms, answers in {(answered - connected) * 1000:.1f} ms"

@@ -11,6 +11,10 @@ class OperatorError(Exception):
     """Something that whoever runs the program must put right; the message tells them so without a value or a trace."""
 
 
+class Departed(Exception):
+    """The client has gone while its request waited; there is nobody to be answered."""
+
+
 class FieldError(TypedDict):
     """One broken rule: where in the request, what is wrong in words, and pydantic's code for it."""
 
@@ -141,6 +145,18 @@ class Unavailable(Problem):
     status = 503
     detail = "The service is temporarily unavailable, and nothing was changed. Please try again."
     headers = {"Retry-After": "2"}
+
+
+class Overloaded(Unavailable):
+    """More requests wait for a connection than can be served in time."""
+
+
+class NotReady(Unavailable):
+    """The readiness check alone answers so: what is missing, in a word of a fixed list."""
+
+    def __init__(self, obstacle: str) -> None:
+        super().__init__("not-ready")
+        self.detail = f"Not ready: {obstacle}."
 
 
 class OutcomeUnknown(Unavailable):

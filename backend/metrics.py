@@ -42,6 +42,9 @@ class NoMetrics:
     def unavailable(self) -> None:
         """Count a request that the database could not serve."""
 
+    def shed(self) -> None:
+        """Count a request for which too many others waited."""
+
     def pool(self, pool: Connections) -> None:
         """Tell how many connections there are, and how many of them are busy."""
 

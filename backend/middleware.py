@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backend import logs
 from backend.answers import Headers, send_json
-from backend.errors import InternalError, NotFound, Problem, Refusal
+from backend.errors import Departed, InternalError, NotFound, Problem, Refusal
 from backend.metrics import NoMetrics
 
 logger = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ class Envelope:
         if isinstance(error, HTTPException):
             # The documentation page alone raises it: Starlette's static files and plain routes.
             return NotFound(error.detail)
-        if isinstance(error, ClientDisconnect):
+        if isinstance(error, ClientDisconnect | Departed):
             logger.info("client gone %s", where(scope), extra={"event": "client-gone"})
             return None
         # Whatever arrives here is a bug, and its words are for the log alone.

@@ -1,26 +1,43 @@
-"""Which connection does a request get, and when?"""
+"""Which connection does a request get, when, and how many are there?"""
 
 import asyncio
 import logging
+import math
 import random
-from collections import deque
 from collections.abc import Awaitable, Callable
 from contextvars import Context
-from typing import Literal
 from weakref import WeakSet
 
 from backend.connection import Connection
+from backend.demand import Demand
+from backend.errors import Overloaded
+from backend.turns import Departure, Turns, Waiter
 
 logger = logging.getLogger(__name__)
 
+# All times are in seconds. A request waits so long while the database answers, and longer only while it is away.
+LONGEST_WAIT = 1.0
+# At most so many requests wait, whatever for.
+MOST_WAITING = 4_096
+# Without an answer for so long, the database counts as away.
+SILENCE = 0.5
+# Who has waited so long may have left meanwhile.
+LOOK_AFTER = 0.1
+
+CONNECT_LIMIT = 10.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 0.8
+# Where the server has no connection left, the next one is asked for after so long.
+FULL_PAUSE = 1.0
+# A connection that nobody needed for so long is given back, down to the number at the start.
+UNUSED = 60.0
 
 
 class Pool:
-    """Up to `size` connections, handed out first come first served, the one used last first.
+    """Connections for requests that take turns; the one used last is the first to be used again.
 
-    `connect` opens one; `transient` tells of an error whether another try may do better. There is no timer and no ping:
-    an idle database is left to sleep.
+    Connecting is the pool's own work: an attempt that outlasts the request that began it serves the next. In trouble
+    there is one attempt at a time. Between its size at the start and `most` the pool finds its size by itself. It never
+    touches an idle database: there is no ping, and the only timer for idle connections closes them.
     """
 
     def __init__(
@@ -30,70 +47,143 @@ class Pool:
         size: int,
         patience: float,
         transient: Callable[[BaseException], bool],
+        full: Callable[[BaseException], bool],
+        want_more: Callable[[], None] = lambda: None,
     ) -> None:
+        """`connect` opens a connection; of its errors, `transient` tells whether another try may do better, and `full`
+        whether the server has none left. `want_more` is called where more than `most` would be of use."""
         self._connect = connect
-        self._transient = transient
         self._patience = patience
-        self._gate = asyncio.Semaphore(size)
+        self._transient = transient
+        self._full = full
+        self._want_more = want_more
+        self._loop = asyncio.get_running_loop()
         self._idle: list[Connection] = []
-        self._living: WeakSet[Connection] = WeakSet()  # retired ones included, which are cut later
-        self._opening = 0
-        self._warming: asyncio.Task[None] | None = None
-        self._withheld: list[asyncio.Task[Literal[True]]] = []
-        self._hopeful: deque[asyncio.Future[Connection]] = deque()
-        self.size = size
+        self._living: WeakSet[Connection] = WeakSet()  # also those that are cut later
+        self._turns = Turns()
+        self._demand = Demand()
+        self._attempts: set[asyncio.Task[None]] = set()
+        self._attempted = self._answered = self._patient_until = self._full_until = -math.inf
+        self._pause = FIRST_PAUSE
+        # Until the first connection is there, one attempt at a time: it may tell how many there may be.
+        self._away_since: float | None = self._loop.time()
+        self._next_attempt: asyncio.TimerHandle | None = None
+        self._trimming: asyncio.TimerHandle | None = None
+        self._closed = False
+        self._first_size = self.size = self.most = size
         self.busy = 0
+        # Why connecting fails at present.
+        self.failure: BaseException | None = None
 
     @property
     def open(self) -> int:
         """How many connections there are, as far as the operating system has told."""
         return self.busy + sum(connection.usable for connection in self._idle)
 
-    async def acquire(self, deadline: float) -> Connection:
-        """Return a connection before `deadline`, a time of the event loop; raise TimeoutError, or as `connect` does."""
-        if self._gate.locked():
-            async with asyncio.timeout_at(deadline):
-                await self._gate.acquire()
-        else:
-            await self._gate.acquire()
-        try:
-            connection = self._pop() or await self._open_or_wait(deadline)
-        except BaseException:
-            self._gate.release()
-            raise
-        self.busy += 1
-        return connection
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for a connection."""
+        return self._turns.waiting
 
-    def release(self, connection: Connection) -> None:
+    async def acquire(self, owner: str, deadline: float, departure: Departure | None = None) -> Connection:
+        """Return a connection before `deadline`, a time of the event loop.
+
+        Raises TimeoutError at the deadline, Overloaded where too many wait, Departed where the client has gone, and
+        what `connect` raised where that lasts.
+        """
+        if not self._turns.waiting and (connection := self._pop()):
+            self.busy += 1
+            return connection
+        waiter = Waiter(owner, self._loop.time(), deadline, departure)
+        self._admit(waiter)
+        try:
+            return await waiter.granted
+        except asyncio.CancelledError:
+            if waiter.granted.done() and not waiter.granted.cancelled() and not waiter.granted.exception():
+                self.busy -= 1
+                self._give(waiter.granted.result())
+            raise
+        finally:
+            self._turns.leave(waiter)
+            waiter.settle()
+
+    def release(self, connection: Connection, since: float) -> None:
+        """Take a connection back whose statement was sent at `since`."""
         self.busy -= 1
-        self._take_back(connection)
-        self._gate.release()
+        if (took := connection.heard - since) > 0:
+            self._demand.answered(took)
+            if took > SILENCE:
+                self._was_away(min(took, connection.heard - self._answered))
+            if self._away_since is not None and since > self._away_since:
+                self._back()
+            self._answered = connection.heard
+        self._give(connection)
 
     def suspect(self, since: float) -> None:
         """Part with the idle connections that have not been heard since then: the line of another one is dead."""
+        self._trouble(since)
         silent = [connection for connection in self._idle if connection.heard < since]
         self._idle = [connection for connection in self._idle if connection.heard >= since]
         for connection in silent:
             connection.cut()
 
-    def warm(self) -> None:
-        """Open what is missing in the background: at the start, and when a request has woken a sleeping database."""
-        if not self._warming or self._warming.done():
-            # A context of its own: in the log this is not the work of the request that began it.
-            self._warming = asyncio.create_task(self._fill(), context=Context())
-
-    def shrink(self, size: int) -> None:
-        """Hand out no more than `size` connections from now on, as those that are busy come back."""
-        self._withheld += [asyncio.create_task(self._gate.acquire()) for _ in range(self.size - size)]
-        self.size = min(self.size, size)
+    def limit(self, most: int) -> None:
+        """Have no more than `most` connections from now on, as those that are busy come back."""
+        self.most = most
+        self.size = min(self.size, most)
 
     async def close(self) -> None:
-        pending = [task for task in (self._warming, *self._withheld) if task and not task.done()]
-        for task in pending:
-            task.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
+        self._closed = True
+        for each in (self._next_attempt, self._trimming, *self._attempts):
+            if each:
+                each.cancel()
+        await asyncio.gather(*self._attempts, return_exceptions=True)
         for connection in list(self._living):
             connection.cut()
+
+    # Whose turn is it?
+
+    def _admit(self, waiter: Waiter) -> None:
+        if self.failure and waiter.since < self._attempted + self._pause and not self._transient(self.failure):
+            raise self.failure.with_traceback(None)
+        if self._turns.waiting >= self._room(waiter.since):
+            if not (gives_way := self._turns.last_of_longest(waiter.owner)):
+                raise Overloaded("too many requests wait")
+            gives_way.refuse(Overloaded("too many requests of one user wait"))
+            self._turns.leave(gives_way)
+        self._turns.add(waiter)
+        waiter.timer = self._loop.call_at(min(waiter.since + LOOK_AFTER, waiter.deadline), self._look_after, waiter)
+        self._grow()
+
+    def _room(self, now: float) -> float:
+        """How many may wait: while the database answers as many as it serves before they have waited too long."""
+        if self._demand.rate is None or not self._answers(now):
+            return MOST_WAITING
+        return min(max(self._demand.rate * LONGEST_WAIT, 2 * self.size), MOST_WAITING)
+
+    def _answers(self, now: float) -> bool:
+        return now - self._answered <= SILENCE and now >= self._patient_until
+
+    def _look_after(self, waiter: Waiter) -> None:
+        """See whether it still makes sense to wait."""
+        now = self._loop.time()
+        if now >= waiter.deadline:
+            waiter.refuse(TimeoutError("no connection before the deadline"))
+        elif now - waiter.since >= LONGEST_WAIT and self._answers(now):
+            waiter.refuse(Overloaded("waited too long"))
+        elif not waiter.granted.done():
+            waiter.watch()
+            again = max(waiter.since + LONGEST_WAIT, now + SILENCE)
+            waiter.timer = self._loop.call_at(min(again, waiter.deadline), self._look_after, waiter)
+
+    def _next(self) -> Waiter | None:
+        """Return whose turn it is, if there is time left for a statement."""
+        latest = self._loop.time() + 2 * self._demand.shortest
+        while waiter := self._turns.next():
+            if waiter.deadline >= latest:
+                return waiter
+            waiter.refuse(TimeoutError("too late for a statement"))
+        return None
 
     def _pop(self) -> Connection | None:
         while self._idle:
@@ -102,73 +192,132 @@ class Pool:
             connection.cut()
         return None
 
-    def _take_back(self, connection: Connection) -> None:
-        # The sum is at least `open`, which looks at each idle connection; mostly it need not.
-        if self.busy + len(self._idle) >= self.size and self.open >= self.size:
-            connection.cut()
+    def _give(self, connection: Connection) -> None:
+        """Hand a connection that nobody has to whose turn it is, or keep it."""
         if not connection.usable:
-            return
-        while self._hopeful:
-            if not (waiting := self._hopeful.popleft()).done():
-                waiting.set_result(connection)
-                return
-        self._idle.append(connection)
+            self._grow()
+        # The sum is at least `open`, which looks at each idle connection; mostly it need not.
+        elif self.busy + len(self._idle) >= self.size and self.open >= self.size:
+            connection.cut()
+        elif waiter := self._next():
+            self.busy += 1
+            waiter.granted.set_result(connection)
+        else:
+            self._idle.append(connection)
 
-    async def _open_or_wait(self, deadline: float) -> Connection:
-        """Connect, or take what comes back meanwhile. Nothing has been sent yet, so that for every statement it may be
-        tried again until the deadline."""
-        loop, pause, connection = asyncio.get_running_loop(), FIRST_PAUSE, None
-        while not connection:
-            try:
-                connection = await self._open(deadline)
-            except Exception as error:
-                if not self._transient(error) or loop.time() + pause >= deadline:
-                    raise
-                spread = random.uniform(0.5, 1)  # noqa: S311 - keeps no secret
-                connection = self._pop() or await self._returned(pause * spread)
-                pause = min(2 * pause, LONGEST_PAUSE)
-            else:
-                self.warm()
-        if pause > FIRST_PAUSE:
+    # Is the database there?
+
+    def _trouble(self, since: float) -> None:
+        if self._away_since is None:
+            self._away_since = max(since, self._answered)
+
+    def _back(self) -> None:
+        if self._away_since is not None:
+            self._was_away(self._loop.time() - self._away_since)
+        if self.failure:
             logger.info("There is a connection again", extra={"event": "connected-again"})
-        return connection
+        self._away_since, self.failure, self._pause = None, None, FIRST_PAUSE
 
-    async def _returned(self, seconds: float) -> Connection | None:
-        """Return the next connection that comes back, or None after so many seconds."""
-        waiting: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
-        self._hopeful.append(waiting)
-        try:
-            await asyncio.wait([waiting], timeout=seconds)
-        except asyncio.CancelledError:
-            if waiting.done():
-                self._take_back(waiting.result())
-            waiting.cancel()
-            raise
-        if waiting.done() and waiting.result().usable:
-            return waiting.result()
-        waiting.cancel()
-        return None
+    def _was_away(self, seconds: float) -> None:
+        """Who came meanwhile may wait longer: twice as long as the database was away, the queue has time to empty."""
+        if seconds > SILENCE:
+            self._patient_until = self._loop.time() + 2 * min(seconds, self._patience)
 
-    async def _open(self, deadline: float) -> Connection:
-        self._opening += 1
+    # How many connections are there?
+
+    def fill(self) -> None:
+        """Open what is missing to the size at the start."""
+        self._begin(min(self._first_size, self.size) - self._alive)
+
+    @property
+    def _alive(self) -> int:
+        return self.busy + len(self._idle) + len(self._attempts)
+
+    def _grow(self) -> None:
+        """Begin to connect where somebody waits for it, and let the size follow the demand."""
+        if self._turns.waiting and self._demand.measure(self._loop.time()) and self._demand.exceeds(self.size):
+            self._raise_size()
+        # In trouble the number of attempts does not matter: there is one, and others beside it while it hangs.
+        served = len(self._attempts) if self._away_since is None else 0
+        self._begin(min(self._turns.waiting - served, self.size - self._alive))
+
+    def _raise_size(self) -> None:
+        now = self._loop.time()
+        if self.size >= self.most:
+            self._want_more()
+        elif now - self._full_until > 2 * FULL_PAUSE:
+            self.size = min(2 * self.size, self.most)
+        elif now > self._full_until:
+            self.size += 1
+        if not self._trimming:
+            self._trimming = self._loop.call_later(UNUSED, self._trim)
+
+    def _trim(self) -> None:
+        """Give back what has not been used for a while."""
+        self._trimming = None
+        unused = self._loop.time() - UNUSED
+        for connection in [each for each in self._idle if each.heard < unused]:
+            if self.open > self._first_size:
+                self._idle.remove(connection)
+                connection.cut()
+        if self.open > self._first_size:
+            self._trimming = self._loop.call_later(UNUSED, self._trim)
+        self.size = max(self.open, min(self._first_size, self.most))
+
+    def _begin(self, count: int) -> None:
+        """Begin so many attempts to connect, or one where there is trouble, when it is time for it."""
+        if count <= 0 or self._closed:
+            return
+        now = self._loop.time()
+        if self._away_since is not None:
+            # Beside an attempt that hangs others begin, after 2, 4, 8 seconds.
+            due = self._attempted + (2.0 ** len(self._attempts) if self._attempts else self._pause)
+            if due > now:
+                if self._next_attempt:
+                    self._next_attempt.cancel()
+                self._next_attempt = self._loop.call_at(due, self._grow)
+                return
+            count = 1
+        self._attempted = now
+        for _ in range(count):
+            # A context of its own: in the log this is not the work of the request that began it.
+            self._attempts.add(asyncio.create_task(self._open(), context=Context()))
+
+    async def _open(self) -> None:
+        """Open one connection and give it to whose turn it is."""
+        this, began = asyncio.current_task(), self._loop.time()
         try:
-            async with asyncio.timeout_at(deadline):
-                self._living.add(connection := await self._connect())
-                return connection
+            async with asyncio.timeout(CONNECT_LIMIT):
+                connection = await self._connect()
+        except Exception as error:  # noqa: BLE001 - whoever waits is told, as if they had connected themselves
+            self._attempts.discard(this)
+            self._failed(error, began)
+        else:
+            self._attempts.discard(this)
+            self._opened(connection)
         finally:
-            self._opening -= 1
+            self._attempts.discard(this)
 
-    async def _fill(self) -> None:
-        """Open one first: it tells how many there may be, and wakes the database."""
-        first = await asyncio.gather(self._add_one(), return_exceptions=True)
-        missing = self.size - self.open - self._opening
-        others = await asyncio.gather(*(self._add_one() for _ in range(missing)), return_exceptions=True)
-        if failures := [outcome for outcome in (*first, *others) if outcome is not None]:
-            failure = f"{type(failures[0]).__name__}: {failures[0]}"
-            logger.warning("The pool could not be filled: %s", failure, extra={"event": "pool-not-filled"})
+    def _opened(self, connection: Connection) -> None:
+        self._living.add(connection)
+        self._back()
+        self._answered = self._loop.time()
+        self._give(connection)
+        self.fill()
+        self._grow()
 
-    async def _add_one(self) -> None:
-        async with self._gate:
-            if self.open + self._opening < self.size:
-                deadline = asyncio.get_running_loop().time() + self._patience
-                self._take_back(await self._open_or_wait(deadline))
+    def _failed(self, error: BaseException, began: float) -> None:
+        now = self._loop.time()
+        if self._full(error) and self._alive:
+            self.size, self._full_until = self._alive, now + FULL_PAUSE
+            return
+        self._trouble(began)
+        self._pause = min(2 * self._pause, LONGEST_PAUSE) * random.uniform(0.75, 1)  # noqa: S311 - keeps no secret
+        if type(error) is not type(self.failure):
+            text = "The database cannot be reached, and is tried again: %s: %s"
+            logger.warning(text, type(error).__name__, error, extra={"event": "not-connected"})
+        self.failure = error
+        if not self._transient(error):
+            while waiter := self._turns.next():
+                waiter.refuse(error)
+        self._grow()

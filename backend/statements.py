@@ -55,6 +55,8 @@ def _compiled(query: ClauseElement, again: Again = Again.SAME) -> Statement:
     return Statement(str(compiled), tuple(compiled.positiontup), again)
 
 
+# Every column that the statements need.
+COLUMNS = Task.metadata.tables["task"].columns.keys()
 _columns = [col(getattr(Task, name)) for name in TaskRead.model_fields]
 _of_owner = col(Task.user_id) == bindparam("user_id")
 _this_task = (col(Task.id) == bindparam("id")) & _of_owner

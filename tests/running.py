@@ -9,7 +9,7 @@ from pathlib import Path
 
 import uvicorn
 
-from backend.connection import APPLICATION_NAME, LIMIT, SYNC
+from backend.connection import APPLICATION_NAME, EXAMINE, SYNC
 from backend.main import create_app
 from backend.server import listener
 from backend.settings import Settings
@@ -43,9 +43,9 @@ class StatementLog:
 
     def all(self) -> list[str]:
         text = self._file.read_text().replace("\n\t", " ")
-        sent = re.findall(rf"^{APPLICATION_NAME}: LOG:  (?:execute [^:]+|statement): (.*)$", text, re.MULTILINE)
+        sent = re.findall(rf"^{APPLICATION_NAME} \w+: LOG:  (?:execute [^:]+|statement): (.*)$", text, re.MULTILINE)
         # What a connection asks for itself comes whenever one is opened, in the middle of any test.
-        return [statement for statement in sent if statement not in {SYNC, LIMIT}]
+        return [statement for statement in sent if statement not in {SYNC, EXAMINE.replace("\n", " ")}]
 
     def new(self) -> list[str]:
         """Return what has come since the last call."""

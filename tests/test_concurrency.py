@@ -20,7 +20,7 @@ from backend.settings import Settings
 TOGGLES = 2_000
 CLIENTS = 64
 CONNECTIONS = """
-    SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'todo-backend'
+    SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'todo-backend %'
 """
 
 

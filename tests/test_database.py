@@ -38,7 +38,7 @@ from backend.statements import Again, Statement
 
 REPOSITORY = Path(__file__).parents[1]
 NEON = "postgresql://neondb_owner:npg_Ab1@ep-cool-darkness-a1b2c3d4-pooler.eu-central-1.aws.neon.tech/neondb"
-SESSIONS = "FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'todo-backend'"
+SESSIONS = "FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'todo-backend %'"
 UNAVAILABLE = {"detail": Unavailable.detail}
 
 
@@ -371,7 +371,7 @@ def test_while_the_database_is_unreachable_every_task_request_gets_503_and_healt
     for answer in answers:
         assert_unavailable(answer)
     assert health.status_code == 200
-    assert "The pool could not be filled" in heard.text
+    assert "The database cannot be reached" in heard.text
     assert heard.text.count("The database cannot serve") == len(answers)
     assert "swordfish" not in heard.text
 

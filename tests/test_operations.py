@@ -5,7 +5,7 @@ from pathlib import Path
 
 from uvicorn.supervisors import Multiprocess
 
-from backend.db import MISTAKEN
+from backend.trouble import MISTAKEN
 from backend.settings import Settings
 
 ROOT = Path(__file__).parent.parent

@@ -130,11 +130,12 @@ def test_a_refusal_is_not_sent_again_and_says_that_nothing_was_changed(user: Use
 
 async def test_a_bug_of_ours_is_no_trouble_of_the_database(database_url: str) -> None:
     database = Database(database_url, statements.ALL, pool_size=1, deadline=5, metrics=NoMetrics())
+    await database.fetch(statements.GET, id=1, user_id="u")
 
     with pytest.raises(asyncpg.DataError, match="invalid input"):
         await database.fetch(statements.GET, id="not a number", user_id="u")
 
-    assert database.ready
+    assert database.obstacle is None
     await database.close()
 
 
@@ -169,17 +170,17 @@ async def test_a_connection_that_comes_back_to_somebody_gone_goes_to_the_next() 
         opened.append(Granted())
         return opened[0]
 
-    pool = Pool(connect, size=3, patience=0.1, transient=lambda error: isinstance(error, ConnectionError))
+    pool = Pool(connect, size=3, patience=0.1, transient=lambda _: True, full=lambda _: False)
     deadline = asyncio.get_running_loop().time() + 10
-    held = await pool.acquire(deadline)
-    gone, stays = (asyncio.create_task(pool.acquire(deadline)) for _ in range(2))
+    held = await pool.acquire("", deadline)
+    gone, stays = (asyncio.create_task(pool.acquire("", deadline)) for _ in range(2))
     await asyncio.sleep(0.3)
-    pool.release(held)
+    pool.release(held, 0)
     gone.cancel()
 
     assert await stays is held
     assert pool.busy == 1
-    pool.release(held)
+    pool.release(held, 0)
     await pool.close()
 
 

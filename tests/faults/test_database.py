@@ -13,7 +13,7 @@ from servers import Application, Postgres, application, debian_postgres, until
 from backend import statements
 from backend.migrate import upgrade
 
-BACKENDS = "SELECT {} FROM pg_stat_activity WHERE application_name = 'todo-backend'"
+BACKENDS = "SELECT {} FROM pg_stat_activity WHERE application_name LIKE 'todo-backend %'"
 DEADLINE = 2.0
 # Nobody can tell whether a toggle that was under way has been done, and doing it again would undo it.
 ONLY_TOGGLES = {"PATCH 503"}

@@ -1,0 +1,43 @@
+"""How many connections would be of use? Little's law: busy connections = requests/s x time of a statement."""
+
+import math
+
+WINDOW = 0.5
+# More connections help where those there are spend at least this part of their time waiting for the database alone.
+# Where the processor is the limit, of this process or of the server, statements take longer, but the shortest does not.
+USEFUL = 0.5
+
+
+class Demand:
+    """Counts answers, while requests wait, in windows of half a second; `shortest` is the least time in seconds that a
+    statement took in the last two of them, `rate` the answers per second, or None where that is not known."""
+
+    def __init__(self) -> None:
+        self.shortest = 0.0
+        self.rate: float | None = None
+        self._began = -math.inf
+        self._answers = 0
+        self._least = self._least_before = math.inf
+
+    def answered(self, seconds: float) -> None:
+        """Count a statement that took so long."""
+        self._answers += 1
+        self._least = min(self._least, seconds)
+
+    def measure(self, now: float) -> bool:
+        """Be called while requests wait; return whether a window has just ended."""
+        passed = now - self._began
+        if passed < WINDOW:
+            return False
+        # A longer one had time in which nobody waited.
+        full = passed < 2 * WINDOW
+        self.rate = self._answers / passed if full else None
+        if self._answers:
+            self.shortest = min(self._least, self._least_before)
+        self._began, self._answers = now, 0
+        self._least, self._least_before = math.inf, self._least
+        return full
+
+    def exceeds(self, size: int) -> bool:
+        """Whether more than `size` connections would be of use."""
+        return self.rate is not None and self.rate * self.shortest > USEFUL * size

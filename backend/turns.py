@@ -1,0 +1,90 @@
+"""Whose turn is it, where there are fewer connections than requests?"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from backend.connection import Connection
+from backend.errors import Departed
+
+Departure = Callable[[], Awaitable[object]]
+
+
+@dataclass(slots=True, eq=False)
+class Waiter:
+    """A request that waits until `granted` has a connection, or the reason why it gets none.
+
+    Times are of the event loop. `departure` ends when the client has gone.
+    """
+
+    owner: str
+    since: float
+    deadline: float
+    departure: Departure | None
+    granted: asyncio.Future[Connection] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    timer: asyncio.TimerHandle | None = None
+    watching: asyncio.Future[object] | None = None
+
+    def refuse(self, error: BaseException) -> None:
+        if not self.granted.done():
+            self.granted.set_exception(error)
+
+    def watch(self) -> None:
+        """Leave as soon as the client has left."""
+        if self.departure and not self.watching:
+            self.watching = asyncio.ensure_future(self.departure())
+            self.watching.add_done_callback(self._gone)
+
+    def settle(self) -> None:
+        """Let go of what was started on its behalf."""
+        for each in (self.timer, self.watching):
+            if each:
+                each.cancel()
+
+    def _gone(self, watching: asyncio.Future[object]) -> None:
+        if not watching.cancelled():
+            self.refuse(watching.exception() or Departed())
+
+
+class Turns:
+    """Waiting requests. The users take turns, so that one with many requests delays another by one of them; within a
+    user it is first come first served."""
+
+    def __init__(self) -> None:
+        self._of: OrderedDict[str, OrderedDict[Waiter, None]] = OrderedDict()
+        self._longest: OrderedDict[Waiter, None] = OrderedDict()
+        self.waiting = 0
+
+    def add(self, waiter: Waiter) -> None:
+        queue = self._of.setdefault(waiter.owner, OrderedDict())
+        queue[waiter] = None
+        self.waiting += 1
+        if len(queue) > len(self._longest):
+            self._longest = queue
+
+    def leave(self, waiter: Waiter) -> None:
+        """Take out one that need not wait any more; harmless for one whose turn has come."""
+        if (queue := self._of.get(waiter.owner)) is not None and queue.pop(waiter, waiter) is None:
+            self.waiting -= 1
+            if not queue:
+                del self._of[waiter.owner]
+
+    def next(self) -> Waiter | None:
+        """Take out whose turn it is, or return None where nobody waits."""
+        while self._of:
+            owner, queue = self._of.popitem(last=False)
+            waiter, _ = queue.popitem(last=False)
+            self.waiting -= 1
+            if queue:
+                self._of[owner] = queue
+            if not waiter.granted.done():
+                return waiter
+        return None
+
+    def last_of_longest(self, owner: str) -> Waiter | None:
+        """Return who should give way to another request of `owner`: the newest of the user with the most, if that user
+        has at least two more waiting."""
+        if len(self._longest) < len(self._of.get(owner, ())) + 2:
+            return None
+        return next(reversed(self._longest))
