@@ -22,7 +22,8 @@ SYNC = "SELECT 1"
 TIME_LIMIT = "statement_timeout"
 UNSUPPORTED = "unsupported startup parameter"
 # pg_stat_activity shows the names of our own role's sessions to everybody.
-EXAMINE = """SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int AS granted,
+EXAMINE = """SELECT current_setting('max_connections')::int
+         - current_setting('superuser_reserved_connections')::int AS granted,
        (SELECT count(DISTINCT application_name)::int FROM pg_stat_activity
          WHERE application_name LIKE $2) AS instances,
        CASE WHEN (SELECT count(*) FROM pg_attribute WHERE attrelid = to_regclass('task') AND NOT attisdropped

@@ -36,6 +36,7 @@ MOST_SENT = 3
 # Seconds between two looks at the server, while something is wrong, and while more connections would be of use.
 FIRST_LOOK, LAST_LOOK = 0.1, 5.0
 
+ABANDONED: trouble.Errors = (*trouble.BROKEN, asyncio.CancelledError)
 NO_SERVICE: trouble.Errors = (Overloaded, *trouble.UNREACHABLE)
 ALREADY_DONE: list[Any] = [{}]
 
@@ -73,9 +74,11 @@ class Database:
             patience=deadline,
             transient=trouble.may_pass,
             full=trouble.is_full,
+            metrics=metrics,
             want_more=self._look_for_more,
         )
         self._looking: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._looked_at = self._shed_at = -math.inf
         self.obstacle: str | None = "starting"
 
@@ -104,11 +107,13 @@ class Database:
     def open(self) -> None:
         """Fill the pool in the background; the database need not be there yet."""
         self._look()
+        self._watching = asyncio.create_task(self._metrics.watch(self.pool))
 
     async def close(self) -> None:
-        if self._looking:
-            self._looking.cancel()
-            await asyncio.wait([self._looking])
+        background = [task for task in (self._looking, self._watching) if task]
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
         await self.pool.close()
 
     async def _try(self, attempt: "_Attempt") -> list[Record]:
@@ -120,7 +125,9 @@ class Database:
         self._metrics.statement()
         try:
             return await connection.fetch(attempt.statement, attempt.arguments, attempt.deadline - since)
-        except trouble.BROKEN:
+        except ABANDONED as error:
+            if isinstance(error, TimeoutError | asyncio.CancelledError):
+                self._metrics.given_up()
             # The others may be no better: rather a new connection than one that was silent all the while.
             self.pool.suspect(since)
             raise

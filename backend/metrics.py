@@ -3,6 +3,7 @@
 Off unless METRICS_PORT is set. All workers write into files of one directory, which the first process serves.
 """
 
+import asyncio
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,17 +16,30 @@ from backend.errors import OperatorError
 DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 
 
+# How old a gauge may be, in seconds: the process that is asked is not the one that knows.
+GAUGES_EVERY = 0.5
+
+
 class Connections(Protocol):
     """What a pool tells of itself; it is asked only while somebody counts."""
 
     busy: int
+    most: int
 
     @property
     def open(self) -> int: ...
 
+    @property
+    def waiting(self) -> int: ...
+
 
 class NoMetrics:
     """What happens while nobody counts, and the list of what can be counted."""
+
+    in_flight = 0
+
+    async def watch(self, pool: Connections) -> None:
+        """Tell again and again how many requests are under way, and how the pool is."""
 
     def request(self, method: str, status: int, seconds: float) -> None:
         """Count a request that was answered after so many seconds."""
@@ -42,11 +56,14 @@ class NoMetrics:
     def unavailable(self) -> None:
         """Count a request that the database could not serve."""
 
+    def waited(self, seconds: float) -> None:
+        """Count a request that had to wait so long for a connection, whether or not it got one."""
+
+    def given_up(self) -> None:
+        """Count a connection that was cut while the server still ran its statement."""
+
     def shed(self) -> None:
         """Count a request for which too many others waited."""
-
-    def pool(self, pool: Connections) -> None:
-        """Tell how many connections there are, and how many of them are busy."""
 
     def key_set_fetched(self) -> None:
         """Tell that Better Auth has just answered with its key set."""
@@ -66,11 +83,21 @@ class Prometheus(NoMetrics):
         self._statements = Counter("todo_statements", "Round trips to the database.", registry=of)
         self._retries = Counter("todo_retries", "Statements sent again after their connection broke.", registry=of)
         self._unavailable = Counter("todo_unavailable", "Requests that the database could not serve.", registry=of)
-        self._connections = Gauge(
-            "todo_pool_connections", "Open connections.", registry=of, multiprocess_mode="livesum"
-        )
-        text = "Connections that run a statement."
-        self._busy = Gauge("todo_pool_busy", text, registry=of, multiprocess_mode="livesum")
+        self._shed = Counter("todo_shed", "Requests refused because too many waited.", registry=of)
+        text = "Connections cut while the server still ran a statement."
+        self._given_up = Counter("todo_connections_given_up", text, registry=of)
+        text = "How long requests waited that did not get a connection at once."
+        self._waited = Histogram("todo_pool_wait_seconds", text, registry=of)
+        self._gauges = {
+            name: Gauge(f"todo_{name}", text, registry=of, multiprocess_mode="livesum")
+            for name, text in {
+                "requests_in_flight": "Requests under way.",
+                "pool_connections": "Open connections.",
+                "pool_busy": "Connections that run a statement.",
+                "pool_maximum": "How many connections there may be.",
+                "pool_waiting": "Requests that wait for a connection.",
+            }.items()
+        }
         text = "Unix time at which each process last got the key set; 0 is never."
         self._key_set = Gauge("todo_key_set_fetched_seconds", text, registry=of, multiprocess_mode="liveall")
 
@@ -90,9 +117,23 @@ class Prometheus(NoMetrics):
     def unavailable(self) -> None:
         self._unavailable.inc()
 
-    def pool(self, pool: Connections) -> None:
-        self._busy.set(pool.busy)
-        self._connections.set(pool.open)
+    def waited(self, seconds: float) -> None:
+        self._waited.observe(seconds)
+
+    def given_up(self) -> None:
+        self._given_up.inc()
+
+    def shed(self) -> None:
+        self._shed.inc()
+
+    async def watch(self, pool: Connections) -> None:
+        while True:
+            self._gauges["requests_in_flight"].set(self.in_flight)
+            self._gauges["pool_connections"].set(pool.open)
+            self._gauges["pool_busy"].set(pool.busy)
+            self._gauges["pool_maximum"].set(pool.most)
+            self._gauges["pool_waiting"].set(pool.waiting)
+            await asyncio.sleep(GAUGES_EVERY)
 
     def key_set_fetched(self) -> None:
         self._key_set.set_to_current_time()

@@ -53,6 +53,7 @@ class Envelope:
         started, status, ended = time.perf_counter(), 0, False
         app, request_id, added = self._addressed(scope)
         logs.request_id.set(request_id)
+        self._metrics.in_flight += 1
 
         async def answer(message: Message) -> None:
             nonlocal status, ended
@@ -73,6 +74,7 @@ class Envelope:
             if problem and not status:
                 await _send_problem(answer, problem)
         finally:
+            self._metrics.in_flight -= 1
             if status and not ended:
                 self._write({"event": "broken-off", "status": status}, where(scope), time.perf_counter() - started)
 

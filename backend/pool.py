@@ -11,6 +11,7 @@ from weakref import WeakSet
 from backend.connection import Connection
 from backend.demand import Demand
 from backend.errors import Overloaded
+from backend.metrics import NoMetrics
 from backend.turns import Departure, Turns, Waiter
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,8 @@ LOOK_AFTER = 0.1
 
 CONNECT_LIMIT = 10.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 0.8
+# Beside an attempt that hangs others begin, after twice, four times, eight times so long.
+HANGING = 1.0
 # Where the server has no connection left, the next one is asked for after so long.
 FULL_PAUSE = 1.0
 # A connection that nobody needed for so long is given back, down to the number at the start.
@@ -48,6 +51,7 @@ class Pool:
         patience: float,
         transient: Callable[[BaseException], bool],
         full: Callable[[BaseException], bool],
+        metrics: NoMetrics,
         want_more: Callable[[], None] = lambda: None,
     ) -> None:
         """`connect` opens a connection; of its errors, `transient` tells whether another try may do better, and `full`
@@ -56,6 +60,7 @@ class Pool:
         self._patience = patience
         self._transient = transient
         self._full = full
+        self._metrics = metrics
         self._want_more = want_more
         self._loop = asyncio.get_running_loop()
         self._idle: list[Connection] = []
@@ -106,6 +111,7 @@ class Pool:
         finally:
             self._turns.leave(waiter)
             waiter.settle()
+            self._metrics.waited(self._loop.time() - waiter.since)
 
     def release(self, connection: Connection, since: float) -> None:
         """Take a connection back whose statement was sent at `since`."""
@@ -265,20 +271,25 @@ class Pool:
         self.size = max(self.open, min(self._first_size, self.most))
 
     def _begin(self, count: int) -> None:
-        """Begin so many attempts to connect, or one where there is trouble, when it is time for it."""
+        """Begin so many attempts to connect; in trouble one, when it is time for it."""
         if count <= 0 or self._closed:
             return
-        now = self._loop.time()
-        if self._away_since is not None:
-            # Beside an attempt that hangs others begin, after 2, 4, 8 seconds.
-            due = self._attempted + (2.0 ** len(self._attempts) if self._attempts else self._pause)
-            if due > now:
-                if self._next_attempt:
-                    self._next_attempt.cancel()
-                self._next_attempt = self._loop.call_at(due, self._grow)
-                return
-            count = 1
-        self._attempted = now
+        if self._away_since is None:
+            self._attempt(count)
+            return
+        if self._due <= self._loop.time():
+            self._attempt(1)
+        if self._next_attempt:
+            self._next_attempt.cancel()
+        self._next_attempt = self._loop.call_at(self._due, self._grow)
+
+    @property
+    def _due(self) -> float:
+        """When the next attempt may begin while there is trouble."""
+        return self._attempted + (HANGING * 2 ** len(self._attempts) if self._attempts else self._pause)
+
+    def _attempt(self, count: int) -> None:
+        self._attempted = self._loop.time()
         for _ in range(count):
             # A context of its own: in the log this is not the work of the request that began it.
             self._attempts.add(asyncio.create_task(self._open(), context=Context()))
@@ -307,16 +318,15 @@ class Pool:
         self._grow()
 
     def _failed(self, error: BaseException, began: float) -> None:
-        now = self._loop.time()
+        if type(error) is not type(self.failure):
+            words = f"{type(error).__name__}: {error}"
+            logger.warning("No connection to the database: %s", words, extra={"event": "not-connected"})
+        self.failure = error
         if self._full(error) and self._alive:
-            self.size, self._full_until = self._alive, now + FULL_PAUSE
+            self.size, self._full_until = self._alive, self._loop.time() + FULL_PAUSE
             return
         self._trouble(began)
         self._pause = min(2 * self._pause, LONGEST_PAUSE) * random.uniform(0.75, 1)  # noqa: S311 - keeps no secret
-        if type(error) is not type(self.failure):
-            text = "The database cannot be reached, and is tried again: %s: %s"
-            logger.warning(text, type(error).__name__, error, extra={"event": "not-connected"})
-        self.failure = error
         if not self._transient(error):
             while waiter := self._turns.next():
                 waiter.refuse(error)

@@ -371,7 +371,7 @@ def test_while_the_database_is_unreachable_every_task_request_gets_503_and_healt
     for answer in answers:
         assert_unavailable(answer)
     assert health.status_code == 200
-    assert "The database cannot be reached" in heard.text
+    assert "No connection to the database" in heard.text
     assert heard.text.count("The database cannot serve") == len(answers)
     assert "swordfish" not in heard.text
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from uvicorn.supervisors import Multiprocess
 
-from backend.trouble import MISTAKEN
 from backend.settings import Settings
+from backend.trouble import MISTAKEN
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/operations.md").read_text()

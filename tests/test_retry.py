@@ -170,7 +170,7 @@ async def test_a_connection_that_comes_back_to_somebody_gone_goes_to_the_next() 
         opened.append(Granted())
         return opened[0]
 
-    pool = Pool(connect, size=3, patience=0.1, transient=lambda _: True, full=lambda _: False)
+    pool = Pool(connect, size=3, patience=0.1, transient=lambda _: True, full=lambda _: False, metrics=NoMetrics())
     deadline = asyncio.get_running_loop().time() + 10
     held = await pool.acquire("", deadline)
     gone, stays = (asyncio.create_task(pool.acquire("", deadline)) for _ in range(2))
