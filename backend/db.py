@@ -18,7 +18,7 @@ from asyncpg import exceptions as postgres
 from backend import trouble
 from backend.connection import APPLICATION_NAME, TIME_LIMIT, Connection
 from backend.database_url import connect_arguments, direct
-from backend.errors import OutcomeUnknown, Overloaded, Unavailable
+from backend.errors import InternalError, OutcomeUnknown, Overloaded, Unavailable
 from backend.metrics import NoMetrics
 from backend.pool import CONNECT_LIMIT, Pool
 from backend.statements import Again, Statement
@@ -102,6 +102,9 @@ class Database:
             except postgres.PostgresError as error:
                 error.detail = None  # It quotes the row, which is the client's text and nothing for the log.
                 raise
+            except OverflowError as error:
+                trouble.log_unreadable_date(attempt.owner)
+                raise InternalError("unreadable-date") from error
             return rows or (ALREADY_DONE if attempt.in_doubt and statement.again is Again.GONE else rows)
 
     def open(self) -> None:
