@@ -12,6 +12,8 @@ from urllib.parse import parse_qs, urlsplit
 Target = tuple[str, int] | str
 
 RESET = struct.pack("ii", 1, 0)
+# https://www.postgresql.org/docs/current/protocol-message-formats.html, CancelRequest
+CANCEL = struct.pack("!i", 80877102)
 
 
 def error_response(sqlstate: str, message: str) -> bytes:
@@ -62,6 +64,8 @@ class _Line:
         relay = self.relay
         relay.bytes += len(data)
         if to_server:
+            relay.statements += executes(data)
+            relay.cancels += data[4:8] == CANCEL
             self.asked = True
             self.doomed = bool(relay.lose_answer and relay.lose_answer(data))
             if relay.refuse and (refusal := relay.refuse(data)):
@@ -110,12 +114,13 @@ class Relay:
     `turns` counts round trips: something from the client followed by something from the server. `delay` is in seconds
     each way. While `hole` is set nothing new gets through; `lose` makes the present connections dumb for good. `refuse`
     may answer in the server's place, and `lose_answer` lets the server do it and breaks the line instead of telling;
-    `refused` counts both.
+    `refused` counts both. Without TLS, `statements` counts those that were sent, and `cancels` the connections that
+    only ask for one to be cancelled.
     """
 
     def __init__(self, target: Target) -> None:
         self.target = target
-        self.turns = self.bytes = self.connections = self.refused = 0
+        self.turns = self.bytes = self.connections = self.refused = self.statements = self.cancels = 0
         self.delay = 0.0
         self.bytes_per_second = 0
         self.frozen = False
