@@ -19,6 +19,8 @@ GAVE_UP, BROKEN, UNFINISHED = -1, 0, -2
 # What a client does whose connection was refused or broken, instead of asking without end.
 PAUSE = 0.02
 
+LAST_CHUNK = b"\r\n0\r\n\r\n"
+
 Outcome = tuple[int, bool]
 
 
@@ -27,6 +29,7 @@ class Session(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._received = b""
+        self._head = b""
         self.transport: asyncio.Transport
         self.answer: asyncio.Future[Outcome] | None = None
         self.usable = True
@@ -36,19 +39,31 @@ class Session(asyncio.Protocol):
 
     def ask(self, request: bytes) -> asyncio.Future[Outcome]:
         self.answer = asyncio.get_running_loop().create_future()
-        self._received = b""
+        self._received = self._head = b""
         self.transport.write(request)
         return self.answer
 
     def data_received(self, data: bytes) -> None:
         self._received += data
-        head, found, body = self._received.partition(b"\r\n\r\n")
-        if not found or not _whole(head.lower(), body):
+        if not self._head:
+            head, found, body = self._received.partition(b"\r\n\r\n")
+            if not found:
+                return
+            self._head, self._received = head.lower(), body
+        if not self._whole():
             return
-        if b"connection: close" in head.lower():
+        if b"connection: close" in self._head:
             self.transport.close()
             self.usable = False
-        self._tell((int(head[9:12]), b"nothing was changed" in body))
+        self._tell((int(self._head[9:12]), b"nothing was changed" in self._received))
+
+    def _whole(self) -> bool:
+        _, length, rest = self._head.partition(b"content-length: ")
+        if length:
+            return len(self._received) >= int(rest.split(b"\r\n", 1)[0])
+        # In chunks, and perhaps megabytes of them: only the end is looked at.
+        self._received = self._received[-len(LAST_CHUNK) :]
+        return self._received == LAST_CHUNK
 
     def connection_lost(self, _error: Exception | None) -> None:
         self.usable = False
@@ -57,13 +72,6 @@ class Session(asyncio.Protocol):
     def _tell(self, outcome: Outcome) -> None:
         if self.answer and not self.answer.done():
             self.answer.set_result(outcome)
-
-
-def _whole(head: bytes, body: bytes) -> bool:
-    _, length, rest = head.partition(b"content-length: ")
-    if length:
-        return len(body) >= int(rest.split(b"\r\n", 1)[0])
-    return head[9:12] == b"204" or body.endswith(b"0\r\n\r\n")
 
 
 class Load:
