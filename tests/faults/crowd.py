@@ -110,7 +110,7 @@ def settle_down(round_trip: float) -> None:
 def capacity(server: Postgres, round_trip: float, pool: int) -> float:
     """Measure how many requests per second are served when there are twice as many clients as connections."""
     asked = mixture(server)
-    with far(server, round_trip) as (_, url), application(url, **{"DATABASE_POOL_SIZE": str(pool)}) as app:  # noqa: PIE804
+    with far(server, round_trip) as (_, url), application(url, DATABASE_POOL_SIZE=str(pool)) as app:
         settle_down(round_trip)
         with crowd(app, asked, Phase(5, clients=2 * pool)) as requests:
             pass

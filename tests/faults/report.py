@@ -59,9 +59,16 @@ CROWDS = Table(
 | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
 """,
 )
+SHARES = Table(
+    "shares, written by make faults",
+    """\
+| who | requests per second | served | p50 | p99 |
+| --- | ---: | ---: | ---: | ---: |
+""",
+)
 
 
 def publish() -> None:
-    for table in (FAULTS, CROWDS):
+    for table in (FAULTS, CROWDS, SHARES):
         if table.rows:
             table.publish()
