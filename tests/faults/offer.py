@@ -18,6 +18,8 @@ import uvloop
 GAVE_UP, BROKEN, UNFINISHED = -1, 0, -2
 # What a client does whose connection was refused or broken, instead of asking without end.
 PAUSE = 0.02
+# So many requests may wait at once: neither side has sockets without end.
+MOST = 4_000
 
 LAST_CHUNK = b"\r\n0\r\n\r\n"
 
@@ -122,11 +124,12 @@ class Load:
         return session
 
     async def arrive(self, seconds: float, rate: float) -> None:
-        """Let requests arrive one by one whether or not those before them were answered."""
+        """Let requests arrive one by one whether or not those before were answered, while there are sockets."""
         began, sent = time.monotonic(), 0
         while (passed := time.monotonic() - began) < seconds:
             while sent < passed * rate:
-                self._start(self.one())
+                if len(self.running) < MOST:
+                    self._start(self.one())
                 sent += 1
             await asyncio.sleep(self._random.uniform(0.5, 1.5) / rate)
 
