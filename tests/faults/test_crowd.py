@@ -105,11 +105,11 @@ def test_a_stall_is_over_when_it_ends(server: Postgres, scenario: Scenario) -> N
 
 
 def test_twice_the_capacity_in_short(server: Postgres) -> None:
-    phases = (Phase(1, 50), Phase(4, 200), Phase(4, 50))
+    phases = (Phase(1, 30), Phase(4, 200), Phase(4, 30))
 
     result = run(Scenario("short: twice the capacity", 0.02, phases, 100, pool=2, deadline=2, recovery=2), server)
 
-    assert result.goodput > 0.4
+    assert result.during.share > 0.1
     assert result.after.share > 0.9
 
 
