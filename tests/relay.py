@@ -1,17 +1,28 @@
-"""What happens on the line between the application and its database? A relay that counts, delays and breaks it."""
+"""What happens on the line between the application and its database? A relay that counts, delays and breaks it.
+
+It is cheap, for it shares the machine with what is measured through it.
+"""
 
 import asyncio
 import socket
 import struct
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Self
+from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
+
+import uvloop
 
 Target = tuple[str, int] | str
 
 RESET = struct.pack("ii", 1, 0)
+# https://www.postgresql.org/docs/current/protocol-message-formats.html, CancelRequest
+CANCEL = struct.pack("!i", 80877102)
+# Seconds: when a frozen relay looks again, how late uvloop's timers mostly are, and the shortest of them.
+FROZEN, LATE, SHORTEST = 0.01, 0.0007, 0.001
 
 
 def error_response(sqlstate: str, message: str) -> bytes:
@@ -33,40 +44,112 @@ def first(count: int) -> Callable[[bytes], bool]:
     return lambda sent: executes(sent) and next(left, None) is not None
 
 
-class _Line:
-    """One connection: two pumps, and whose turn it is."""
+class _End(asyncio.Protocol):
+    """What comes in here goes out at the other end of the line, in order, when it is due."""
 
-    def __init__(self, relay: "Relay", client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
-        self.relay, self.client, self.server = relay, client, server
+    def __init__(self, line: "_Line", *, to_server: bool) -> None:
+        self.other: _End
+        self.transport: asyncio.Transport
+        self.gone = False
+        self._line = line
+        self._to_server = to_server
+        self._early: list[bytes] = []
+        self._queue: deque[tuple[float, bytes]] = deque()
+        self._last = 0.0
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        if self._to_server:
+            self._line.relay.accept(self._line)
+
+    def data_received(self, data: bytes) -> None:
+        self._arrived(data)
+
+    def eof_received(self) -> bool:
+        self._arrived(b"")
+        return True
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self.gone = True
+        self._line.ended()
+        self._arrived(b"")
+
+    def begin(self) -> None:
+        """Look at what came before there was a server."""
+        for data in self._early:
+            self._arrived(data)
+
+    def _arrived(self, data: bytes) -> None:
+        if not self._line.server_is_there:
+            self._early.append(data)
+        else:
+            self._pass_on(self._line.seen(data, to_server=self._to_server) if data else data)
+
+    def _pass_on(self, data: bytes) -> None:
+        relay = self._line.relay
+        due = time.monotonic() + relay.delay
+        if relay.bytes_per_second:
+            due = self._last = max(due, self._last) + len(data) / relay.bytes_per_second
+        self._queue.append((due, data))
+        if len(self._queue) == 1:
+            self._deliver()
+
+    def _deliver(self) -> None:
+        line = self._line
+        while self._queue:
+            wait = FROZEN if line.relay.frozen else self._queue[0][0] - time.monotonic()
+            if wait > LATE:
+                asyncio.get_running_loop().call_later(max(wait - LATE, SHORTEST), self._deliver)
+                return
+            _, data = self._queue.popleft()
+            if line.lost or data == b"-" or self.other.transport.is_closing():
+                continue
+            if data:
+                self.other.transport.write(data)
+            else:
+                self.other.transport.close()
+
+
+class _Line:
+    """One connection: two ends, and whose turn it is."""
+
+    def __init__(self, relay: "Relay") -> None:
+        self.relay = relay
+        self.client, self.server = _End(self, to_server=True), _End(self, to_server=False)
+        self.client.other, self.server.other = self.server, self.client
+        self.server_is_there = False
         self.lost = False
         self.asked = False
         self.doomed = False
 
-    async def pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, to_server: bool) -> None:
-        queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
-        delivery = asyncio.create_task(self._deliver(queue, writer))
+    async def connect(self) -> None:
+        loop, target = asyncio.get_running_loop(), self.relay.target
+        while self.relay.hole:  # noqa: ASYNC110 - another thread sets it
+            await asyncio.sleep(FROZEN)
+        self.lost = self.relay.hole
         try:
-            while data := await reader.read(65_536):
-                await queue.put(
-                    (asyncio.get_running_loop().time() + self.relay.delay, self._seen(data, to_server=to_server))
-                )
+            if isinstance(target, str):
+                await loop.create_unix_connection(lambda: self.server, target)
+            else:
+                await loop.create_connection(lambda: self.server, *target)
         except OSError:
-            pass
-        except asyncio.CancelledError:
-            delivery.cancel()
-            raise
-        await queue.put((asyncio.get_running_loop().time() + self.relay.delay, b""))
-        await delivery
+            self.client.transport.abort()
+            return
+        self.server_is_there = True
+        for end in (self.client, self.server):
+            end.begin()
 
-    def _seen(self, data: bytes, *, to_server: bool) -> bytes:
+    def seen(self, data: bytes, *, to_server: bool) -> bytes:
         relay = self.relay
         relay.bytes += len(data)
         if to_server:
+            relay.statements += executes(data)
+            relay.cancels += data[4:8] == CANCEL
             self.asked = True
             self.doomed = bool(relay.lose_answer and relay.lose_answer(data))
             if relay.refuse and (refusal := relay.refuse(data)):
                 relay.refused += 1
-                self.client.write(refusal)
+                self.client.transport.write(refusal)
                 return b"-"
         elif self.asked:
             relay.turns += 1
@@ -77,31 +160,23 @@ class _Line:
             return b"-"
         return data
 
-    async def _deliver(self, queue: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter) -> None:
-        try:
-            while True:
-                due, data = await queue.get()
-                await asyncio.sleep(due - asyncio.get_running_loop().time())
-                while self.relay.frozen:  # noqa: ASYNC110 - another thread sets it
-                    await asyncio.sleep(0.01)
-                if self.lost or data == b"-":
-                    continue
-                if not data:
-                    writer.close()
-                    return
-                if self.relay.bytes_per_second:
-                    await asyncio.sleep(len(data) / self.relay.bytes_per_second)
-                writer.write(data)
-                await writer.drain()
-        except OSError:
-            pass
+    def ended(self) -> None:
+        if self.client.gone and (self.server.gone or not self.server_is_there):
+            self.relay.forget(self)
 
     def reset(self) -> None:
-        for writer in (self.client, self.server):
-            if line := writer.get_extra_info("socket"):
-                if line.family != socket.AF_UNIX:
-                    line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-                writer.transport.abort()
+        for end in self._ends():
+            line = end.transport.get_extra_info("socket")
+            if line.family != socket.AF_UNIX:
+                line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            end.transport.abort()
+
+    def abort(self) -> None:
+        for end in self._ends():
+            end.transport.abort()
+
+    def _ends(self) -> list[_End]:
+        return [end for end in (self.client, self.server)[: 1 + self.server_is_there] if not end.gone]
 
 
 class Relay:
@@ -110,12 +185,13 @@ class Relay:
     `turns` counts round trips: something from the client followed by something from the server. `delay` is in seconds
     each way. While `hole` is set nothing new gets through; `lose` makes the present connections dumb for good. `refuse`
     may answer in the server's place, and `lose_answer` lets the server do it and breaks the line instead of telling;
-    `refused` counts both.
+    `refused` counts both. Without TLS, `statements` counts those that were sent, and `cancels` the connections that
+    only ask for one to be cancelled.
     """
 
     def __init__(self, target: Target) -> None:
         self.target = target
-        self.turns = self.bytes = self.connections = self.refused = 0
+        self.turns = self.bytes = self.connections = self.refused = self.statements = self.cancels = 0
         self.delay = 0.0
         self.bytes_per_second = 0
         self.frozen = False
@@ -124,7 +200,8 @@ class Relay:
         self.lose_answer: Callable[[bytes], bool] | None = None
         self.port = 0
         self._lines: set[_Line] = set()
-        self._loop = asyncio.new_event_loop()
+        self._connecting: set[asyncio.Task[None]] = set()
+        self._loop = uvloop.new_event_loop()
         self._stopping: asyncio.Event | None = None
 
     @contextmanager
@@ -155,7 +232,7 @@ class Relay:
 
     def half_close(self) -> None:
         """End the way from the server to the client alone."""
-        self._do(lambda line: line.client.write_eof())
+        self._do(lambda line: line.client.transport.write_eof())
 
     def _do(self, action: Callable[[_Line], object]) -> None:
         done = threading.Event()
@@ -168,48 +245,31 @@ class Relay:
         self._loop.call_soon_threadsafe(run)
         assert done.wait(10)
 
+    def accept(self, line: _Line) -> None:
+        self.connections += 1
+        self._lines.add(line)
+        self._connecting.add(task := self._loop.create_task(line.connect()))
+        task.add_done_callback(self._connecting.discard)
+
+    def forget(self, line: _Line) -> None:
+        self._lines.discard(line)
+
     async def _serve(self, ready: threading.Event) -> None:
         self._stopping = asyncio.Event()
-        tasks: set[asyncio.Task[None]] = set()
-
-        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            tasks.add(task := asyncio.create_task(self._connected(reader, writer)))
-            task.add_done_callback(tasks.discard)
-
-        server = await asyncio.start_server(accept, "127.0.0.1", 0, backlog=1024)
+        server = await asyncio.get_running_loop().create_server(
+            lambda: _Line(self).client, "127.0.0.1", 0, backlog=1024
+        )
         self.port = server.sockets[0].getsockname()[1]
         ready.set()
         await self._stopping.wait()
         server.close()
-        for task in list(tasks):
+        for task in list(self._connecting):
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _connected(self, client_reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        try:
-            while self.hole:  # noqa: ASYNC110 - another thread sets it
-                await asyncio.sleep(0.01)
-            try:
-                if isinstance(self.target, str):
-                    server_reader, server = await asyncio.open_unix_connection(self.target)
-                else:
-                    server_reader, server = await asyncio.open_connection(*self.target)
-            except OSError:
-                return
-            line = _Line(self, client, server)
-            self._lines.add(line)
-            if self.hole:
-                line.lost = True
-            try:
-                await asyncio.gather(
-                    line.pump(client_reader, server, to_server=True), line.pump(server_reader, client, to_server=False)
-                )
-            finally:
-                self._lines.discard(line)
-                server.transport.abort()
-        finally:
-            client.transport.abort()
+        await asyncio.gather(*self._connecting, return_exceptions=True)
+        while self._lines:
+            for line in list(self._lines):
+                line.abort()
+            await asyncio.sleep(FROZEN)
 
 
 @contextmanager

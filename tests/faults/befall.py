@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from faults.load import Load, Tally
-from faults.report import Row, rows
+from faults.report import FAULTS, Row
 from servers import Application, until
 
 # What only tells that something hangs; no promise.
@@ -42,7 +42,7 @@ def settle(name: str, app: Application, load: Load, seen: int, returned: float |
         name, tally.requests, tally.failed, _saved(app, seen), tally.wrong["lost"], tally.slowest,
         _recovery(tally, returned) if returned else None,
     )  # fmt: skip
-    rows.append(row)
+    FAULTS.rows.append(row)
     reasons = Counter(line["message"] for line in app.events()[seen:] if line["event"] == "unavailable")
     print(f"\n{row}{dict(tally.failures)} {dict(reasons)}")
     assert tally.wrong == {}, tally.examples[:5]

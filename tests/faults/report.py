@@ -1,15 +1,10 @@
-"""The table of docs/reliability.md: what each fault has cost, written by the runs that made it."""
+"""The tables of docs/reliability.md: what each fault and each crowd has cost, written by the runs that made them."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 DOCUMENT = Path(__file__).parents[2] / "docs/reliability.md"
-BEGIN, END = "<!-- written by make faults: begin -->", "<!-- written by make faults: end -->"
-HEAD = """\
-| fault | requests | failed | saved by retry | lost writes | slowest | time to recover |
-| --- | ---: | ---: | ---: | ---: | ---: | ---: |
-"""
 
 
 @dataclass(frozen=True)
@@ -30,14 +25,50 @@ class Row:
         return f"| {self.fault} | {counts} | {self.slowest:.2f} s | {recovery} |\n"
 
 
-rows: list[Row] = []
+@dataclass(frozen=True)
+class Table:
+    """What stands between two marks in the document."""
+
+    name: str
+    head: str
+    rows: list[object] = field(default_factory=list)
+
+    def publish(self) -> None:
+        """Print the table, and with UPDATE_DOCS=1 put it into the document."""
+        table = self.head + "".join(map(str, self.rows))
+        print(f"\n{table}")
+        if os.environ.get("UPDATE_DOCS") == "1":
+            begin, end = (f"<!-- {self.name}: {which} -->" for which in ("begin", "end"))
+            text = DOCUMENT.read_text()
+            before, rest = text.split(begin)
+            DOCUMENT.write_text(f"{before}{begin}\n{table}{end}{rest.split(end)[1]}")
+
+
+FAULTS = Table(
+    "written by make faults",
+    """\
+| fault | requests | failed | saved by retry | lost writes | slowest | time to recover |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: |
+""",
+)
+CROWDS = Table(
+    "crowds, written by make faults",
+    """\
+| crowd or stall | requests | served | goodput / capacity | p50 | p99 | rejected | slowest 503 | gave up \
+| served from 5 s after | connections opened | most at the server | statements for nobody |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+""",
+)
+SHARES = Table(
+    "shares, written by make faults",
+    """\
+| who | requests per second | served | p50 | p99 |
+| --- | ---: | ---: | ---: | ---: |
+""",
+)
 
 
 def publish() -> None:
-    """Print the table, and with UPDATE_DOCS=1 put it into the document."""
-    table = HEAD + "".join(map(str, rows))
-    print(f"\n{table}")
-    if os.environ.get("UPDATE_DOCS") == "1":
-        text = DOCUMENT.read_text()
-        before, rest = text.split(BEGIN)
-        DOCUMENT.write_text(f"{before}{BEGIN}\n{table}{END}{rest.split(END)[1]}")
+    for table in (FAULTS, CROWDS, SHARES):
+        if table.rows:
+            table.publish()
