@@ -29,12 +29,13 @@ logger = logging.getLogger(__name__)
 # Connections at the start, where no number is set; the pool grows from there as it is of use.
 FIRST_POOL_SIZE = 10
 # Better Auth, migrations and other services need some of the server's connections, too.
-OUR_SHARE = 0.85
+OUR_SHARE = 0.9
 
 # Connections often break together. A statement that breaks the server itself must not do so without end.
 MOST_SENT = 3
-# Seconds between two looks at the server, while something is wrong, and while more connections would be of use.
+# Seconds between two looks at the server while something is wrong, and while more connections would be of use.
 FIRST_LOOK, LAST_LOOK = 0.1, 5.0
+LOOK_FOR_MORE = 2.0
 
 ABANDONED: trouble.Errors = (*trouble.BROKEN, asyncio.CancelledError)
 NO_SERVICE: trouble.Errors = (Overloaded, *trouble.UNREACHABLE)
@@ -44,8 +45,8 @@ ALREADY_DONE: list[Any] = [{}]
 class Database:
     """Runs statements; its users know nothing of connections, retries and the driver.
 
-    `pool_size` None begins with ten and takes what is of use, up to this process's share of what the server grants;
-    `workers` is how many processes share it at least.
+    `pool_size` None begins with ten connections and takes what is of use; both that and a number are at most this
+    process's share of what the server grants. `workers` is how many processes share it at least.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class Database:
         self._deadline = deadline
         self._workers = workers
         self._metrics = metrics
-        self._size_is_set = pool_size is not None
+        self._set_size = pool_size
         self.pool = Pool(
             self._connect,
             size=pool_size or FIRST_POOL_SIZE,
@@ -169,9 +170,10 @@ class Database:
 
     async def _examine(self, connection: Connection) -> None:
         found = await connection.examine(self._deadline)
-        if not self._size_is_set:
-            share = int(found.granted * OUR_SHARE) // max(found.instances, self._workers)
-            self.pool.limit(max(1, share))
+        # A process without any connection could not be counted: where the size is set, one is left for it.
+        ours = found.granted - 1 if self._set_size else found.granted * OUR_SHARE
+        share = max(1, round(ours / max(found.instances, self._workers)))
+        self.pool.limit(min(share, self._set_size or share))
         self._looked_at, self.obstacle = connection.heard, found.obstacle
 
     def _look(self) -> None:
@@ -181,7 +183,7 @@ class Database:
 
     def _look_for_more(self) -> None:
         """See whether more connections are to be had than last time."""
-        if asyncio.get_running_loop().time() - self._looked_at > LAST_LOOK:
+        if asyncio.get_running_loop().time() - self._looked_at > LOOK_FOR_MORE:
             self._look()
 
     async def _look_until_ready(self) -> None:

@@ -30,7 +30,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.05, 0.8
 # Beside an attempt that hangs others begin, after twice, four times, eight times so long.
 HANGING = 1.0
 # Where the server has no connection left, the next one is asked for after so long.
-FULL_PAUSE = 1.0
+FULL_PAUSE = 0.5
 # A connection that nobody needed for so long is given back, down to the number at the start.
 UNUSED = 60.0
 
@@ -137,6 +137,9 @@ class Pool:
         """Have no more than `most` connections from now on, as those that are busy come back."""
         self.most = most
         self.size = min(self.size, most)
+        for connection in self._idle[: max(0, self.busy + len(self._idle) - self.size)]:
+            self._idle.remove(connection)
+            connection.cut()
 
     async def close(self) -> None:
         self._closed = True

@@ -22,7 +22,7 @@ AFTERWARDS = 25.0
 OWN = 0.001
 # A new pool is full after so many round trips, and so many seconds.
 ROUND_TRIPS_TO_FILL, SECONDS_TO_FILL = 30, 0.5
-CONNECTIONS = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'todo-backend'"
+CONNECTIONS = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'todo-backend %'"
 FILL = """\
 INSERT INTO task (user_id, title, completed)
 SELECT 'crowd-' || owner, 'Buy milk and bread', false FROM generate_series(1, 20) AS owner, generate_series(1, 10)

@@ -226,7 +226,7 @@ def test_a_server_with_few_connections_keeps_some_for_others() -> None:
             ours = server.ask(BACKENDS.format("count(*)"))
 
     assert outcome.tally.failures == {}
-    assert int(ours) <= 2  # of five, three quarters, for two workers
+    assert int(ours) <= 2  # of five, 85 %, for two workers
 
 
 @pytest.mark.long
