@@ -48,6 +48,9 @@ class NoMetrics:
     def key_set_fetched(self) -> None:
         """Tell that Better Auth has just answered with its key set."""
 
+    def log_line_dropped(self) -> None:
+        """Count a line that the log could not take."""
+
 
 class Prometheus(NoMetrics):
     """The counters of this process; `publish` must have been called in it, or in the one that started it."""
@@ -68,6 +71,7 @@ class Prometheus(NoMetrics):
         )
         text = "Connections that run a statement."
         self._busy = Gauge("todo_pool_busy", text, registry=of, multiprocess_mode="livesum")
+        self._dropped = Counter("todo_log_lines_dropped", "Lines that the log could not take.", registry=of)
         text = "Unix time at which each process last got the key set; 0 is never."
         self._key_set = Gauge("todo_key_set_fetched_seconds", text, registry=of, multiprocess_mode="liveall")
 
@@ -93,6 +97,9 @@ class Prometheus(NoMetrics):
 
     def key_set_fetched(self) -> None:
         self._key_set.set_to_current_time()
+
+    def log_line_dropped(self) -> None:
+        self._dropped.inc()
 
 
 @contextmanager
