@@ -5,15 +5,18 @@ One JSON object in production, for machines; a readable line in development. Bot
 
 import logging
 import logging.config
+import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import partial
 from typing import TextIO
 
 import orjson
+
+from backend import standard_error
 
 access_log = logging.getLogger("backend.access")
 
@@ -39,6 +42,20 @@ class WithRequestId(logging.Filter):
         return True
 
 
+class LineHandler(logging.StreamHandler[TextIO]):
+    """Leaves out the middle of the longest texts of a line that would not be written in one go."""
+
+    def __init__(self, longest: int) -> None:
+        super().__init__()
+        self._longest = longest
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = super().format(record)
+        while len(line.encode()) >= self._longest:
+            line = _shortened_json(line) if self.name == JSON else _shortened(line)
+        return line
+
+
 def configure(*, as_json: bool) -> None:
     """Once, give the server and the application one form of line on standard error.
 
@@ -46,6 +63,7 @@ def configure(*, as_json: bool) -> None:
     """
     if logging.getLogger("backend").handlers:
         return
+    log = standard_error.install()
     name = JSON if as_json else TEXT
     json = {
         "()": "pythonjsonlogger.orjson.OrjsonFormatter",
@@ -60,7 +78,14 @@ def configure(*, as_json: bool) -> None:
             "disable_existing_loggers": False,
             "formatters": {"line": json if as_json else readable},
             "filters": {"request_id": {"()": WithRequestId}},
-            "handlers": {name: {"class": "logging.StreamHandler", "formatter": "line", "filters": ["request_id"]}},
+            "handlers": {
+                name: {
+                    "()": LineHandler,
+                    "longest": log.longest if log else sys.maxsize,
+                    "formatter": "line",
+                    "filters": ["request_id"],
+                }
+            },
             "root": {"handlers": [name], "level": "WARNING"},
             "loggers": {
                 "backend": {"handlers": [name], "level": "INFO", "propagate": False},
@@ -69,6 +94,21 @@ def configure(*, as_json: bool) -> None:
             },
         }
     )
+    if log:
+        log.told = partial(_told, logging.getLogger("backend").handlers[0])
+
+
+@contextmanager
+def watched(on_drop: Callable[[], None]) -> Iterator[None]:
+    """Call this for each line that is dropped; at the end, write what can be written: uvicorn's workers end by the
+    signal that stopped them, without Python's own end."""
+    log = getattr(sys.stderr, "buffer", None)
+    if not isinstance(log, standard_error.StandardError):
+        yield
+        return
+    log.on_drop = on_drop
+    yield
+    log.finish()
 
 
 def access_writer() -> Callable[[dict[str, object], str, float], None]:
@@ -77,8 +117,8 @@ def access_writer() -> Callable[[dict[str, object], str, float], None]:
     JSON goes around `logging`, whose record, filter and formatter would be a tenth of a request (decision 0011).
     """
     handler = next(iter(logging.getLogger("backend").handlers), None)
-    if isinstance(handler, logging.StreamHandler) and handler.name == JSON and handler.stream:
-        return partial(_write_json, handler.stream)
+    if isinstance(handler, LineHandler) and handler.name == JSON and handler.stream:
+        return partial(_write_json, handler.stream.buffer.write)
     return _log
 
 
@@ -86,7 +126,7 @@ def _log(facts: dict[str, object], what: str, seconds: float) -> None:
     access_log.info("%s", _message(facts, what, seconds), extra=facts)
 
 
-def _write_json(stream: TextIO, facts: dict[str, object], what: str, seconds: float) -> None:
+def _write_json(write: Callable[[bytes], int], facts: dict[str, object], what: str, seconds: float) -> None:
     line = {
         "level": "INFO",
         "logger": access_log.name,
@@ -96,10 +136,32 @@ def _write_json(stream: TextIO, facts: dict[str, object], what: str, seconds: fl
         "time": datetime.now(UTC),
         **facts,
     }
-    with suppress(OSError, ValueError):  # A log that cannot be written must not cost the client its answer.
-        stream.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE).decode())
+    write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
 
 
 def _message(facts: dict[str, object], what: str, seconds: float) -> str:
     broken = " broken off" if facts["event"] == "broken-off" else ""
     return f"{what} {facts['status']}{broken} {seconds * 1000:.1f} ms"
+
+
+def _told(handler: logging.Handler, lines: int) -> bytes:
+    """Return the line that stands for those that were dropped."""
+    facts = {"event": "lines-dropped", "lines": lines}
+    said = {"name": __name__, "levelno": logging.WARNING, "levelname": "WARNING", "args": (lines,)}
+    record = logging.makeLogRecord({"msg": "dropped %d lines: nobody read the log", **said, **facts})
+    handler.filter(record)
+    return f"{handler.format(record)}\n".encode()
+
+
+def _shortened(text: str) -> str:
+    """Return the text without a quarter: of the middle, as the end of a trace says what happened."""
+    keep = len(text) * 3 // 4
+    head = keep // 4
+    return f"{text[:head]} [...] {text[head - keep :]}"
+
+
+def _shortened_json(line: str) -> str:
+    fields = orjson.loads(line)
+    name = max(fields, key=lambda name: len(str(fields[name])))
+    fields[name] = _shortened(str(fields[name]))
+    return orjson.dumps(fields).decode()

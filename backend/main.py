@@ -132,7 +132,8 @@ def _lifespan(settings: Settings, metrics: NoMetrics) -> Callable[[FastAPI], Abs
 
         key_set = KeySet(fetch)
         database.open()
-        yield {"database": database, "verifier": token_verifier(settings, key_set)}
+        with logs.watched(metrics.log_line_dropped):
+            yield {"database": database, "verifier": token_verifier(settings, key_set)}
         await key_set.close()
         await source.close()
         await database.close()

@@ -7,6 +7,7 @@ import asyncio
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
@@ -68,6 +69,9 @@ class NoMetrics:
     def key_set_fetched(self) -> None:
         """Tell that Better Auth has just answered with its key set."""
 
+    def log_line_dropped(self) -> None:
+        """Count a line that the log could not take."""
+
 
 class Prometheus(NoMetrics):
     """The counters of this process; `publish` must have been called in it, or in the one that started it."""
@@ -88,16 +92,13 @@ class Prometheus(NoMetrics):
         self._given_up = Counter("todo_connections_given_up", text, registry=of)
         text = "How long requests waited that did not get a connection at once."
         self._waited = Histogram("todo_pool_wait_seconds", text, registry=of)
-        self._gauges = {
-            name: Gauge(f"todo_{name}", text, registry=of, multiprocess_mode="livesum")
-            for name, text in {
-                "requests_in_flight": "Requests under way.",
-                "pool_connections": "Open connections.",
-                "pool_busy": "Connections that run a statement.",
-                "pool_maximum": "How many connections there may be.",
-                "pool_waiting": "Requests that wait for a connection.",
-            }.items()
-        }
+        gauge = partial(Gauge, registry=of, multiprocess_mode="livesum")
+        self._in_flight = gauge("todo_requests_in_flight", "Requests under way.")
+        self._connections = gauge("todo_pool_connections", "Open connections.")
+        self._busy = gauge("todo_pool_busy", "Connections that run a statement.")
+        self._maximum = gauge("todo_pool_maximum", "How many connections there may be.")
+        self._waiting = gauge("todo_pool_waiting", "Requests that wait for a connection.")
+        self._dropped = Counter("todo_log_lines_dropped", "Lines that the log could not take.", registry=of)
         text = "Unix time at which each process last got the key set; 0 is never."
         self._key_set = Gauge("todo_key_set_fetched_seconds", text, registry=of, multiprocess_mode="liveall")
 
@@ -128,15 +129,18 @@ class Prometheus(NoMetrics):
 
     async def watch(self, pool: Connections) -> None:
         while True:
-            self._gauges["requests_in_flight"].set(self.in_flight)
-            self._gauges["pool_connections"].set(pool.open)
-            self._gauges["pool_busy"].set(pool.busy)
-            self._gauges["pool_maximum"].set(pool.most)
-            self._gauges["pool_waiting"].set(pool.waiting)
+            self._in_flight.set(self.in_flight)
+            self._connections.set(pool.open)
+            self._busy.set(pool.busy)
+            self._maximum.set(pool.most)
+            self._waiting.set(pool.waiting)
             await asyncio.sleep(GAUGES_EVERY)
 
     def key_set_fetched(self) -> None:
         self._key_set.set_to_current_time()
+
+    def log_line_dropped(self) -> None:
+        self._dropped.inc()
 
 
 @contextmanager

@@ -252,9 +252,13 @@ def application(
     listener: socket.socket | None = None,
     processes: int = 1,
     program: tuple[str, ...] = ("-m", "backend"),
+    errors: int | None = None,
     **variables: str,
 ) -> Iterator[Application]:
-    """Serve in production on an inherited socket, or on one made for it; killed at the end if it still lives."""
+    """Serve in production on an inherited socket, or on one made for it; killed at the end if it still lives.
+
+    With `errors`, that is its standard error, and `log` is empty.
+    """
     with ExitStack() as stack:
         home = stack.enter_context(folder())
         if listener is None:
@@ -267,10 +271,13 @@ def application(
         log = home / "application.log"
         command = [sys.executable, *program, "serve", "--fd", str(listener.fileno()), *arguments]
         with log.open("ab") as output:
-            process = _start(command, environment, listener, output)
+            process = _start(command, environment, listener, output, output.fileno() if errors is None else errors)
         running = Application(process, log, listener.getsockname()[:2])
         try:
-            running.wait_until_started(processes)
+            if errors is None:
+                running.wait_until_started(processes)
+            else:
+                until(lambda: answers(running.base_url), "the application does not start")
             yield running
         finally:
             if process.poll() is None:
@@ -283,10 +290,10 @@ def application(
 
 
 def _start(
-    command: list[str], environment: dict[str, str], listener: socket.socket, output: IO[bytes]
+    command: list[str], environment: dict[str, str], listener: socket.socket, output: IO[bytes], errors: int
 ) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=output, stderr=output, pass_fds=[listener.fileno()],
+        command, cwd=ROOT, env=environment, stdout=output, stderr=errors, pass_fds=[listener.fileno()],
         start_new_session=True,
     )  # fmt: skip
 

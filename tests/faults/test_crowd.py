@@ -104,6 +104,7 @@ def test_a_stall_is_over_when_it_ends(server: Postgres, scenario: Scenario) -> N
     assert result.most_at_server <= scenario.pool + result.cancels
 
 
+@pytest.mark.spec("EC-9")
 def test_twice_the_capacity_in_short(server: Postgres) -> None:
     phases = (Phase(1, 30), Phase(4, 200), Phase(4, 30))
 
@@ -113,6 +114,7 @@ def test_twice_the_capacity_in_short(server: Postgres) -> None:
     assert result.after.share > 0.9
 
 
+@pytest.mark.spec("EC-10")
 def test_a_stall_of_one_deadline_in_short(server: Postgres) -> None:
     phases = (Phase(7, 60),)
 
