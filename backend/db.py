@@ -172,7 +172,7 @@ class Database:
         found = await connection.examine(self._deadline)
         # A process without any connection could not be counted: where the size is set, one is left for it.
         ours = found.granted - 1 if self._set_size else found.granted * OUR_SHARE
-        share = max(1, round(ours / max(found.instances, self._workers)))
+        share = max(1, int(ours / max(found.instances, self._workers) + 0.5))
         self.pool.limit(min(share, self._set_size or share))
         self._looked_at, self.obstacle = connection.heard, found.obstacle
 
