@@ -183,7 +183,7 @@ async def _token(case: Case) -> AsyncIterator[Finding]:
     key_set = KeySet(source)
     user_id = reason = ""
     try:
-        user_id = await token_verifier(case.settings, key_set).user_id(case.token)
+        user_id = (await token_verifier(case.settings, key_set).verified(case.token)).user_id
     except (Unauthorized, IssuerUnavailable) as error:
         reason = error.reason
     finally:

@@ -53,7 +53,7 @@ def made(published: Published, **options: Any) -> TokenVerifier:
 async def met(verifier: TokenVerifier, token: str) -> str:
     """Return the user, or the reason of the refusal."""
     try:
-        return await verifier.user_id(token)
+        return (await verifier.verified(token)).user_id
     except Problem as problem:
         return problem.reason
 
@@ -310,7 +310,7 @@ async def test_only_so_many_tokens_are_remembered_the_newest() -> None:
 
 async def refusal(verifier: TokenVerifier, token: str) -> Problem:
     with pytest.raises(Problem) as caught:
-        await verifier.user_id(token)
+        await verifier.verified(token)
     return caught.value
 
 
