@@ -22,6 +22,8 @@ MAX_TOKEN_LENGTH = 8_192
 MAX_USER_ID_LENGTH = 255
 CLOCK_TOLERANCE = 60
 REMEMBERED = 60
+# A longer token, which Better Auth makes where somebody's name or picture is one, is verified each time.
+LONGEST_REMEMBERED = 2_048
 
 _COMPACT_FORM = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
 _CONTROL_OR_SURROGATE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
@@ -157,6 +159,8 @@ class TokenVerifier:
             raise Unauthorized("audience")
 
     def _remember(self, token: str, verified: Verified) -> None:
+        if len(token) > LONGEST_REMEMBERED:
+            return
         if len(self._remembered) >= self._capacity:
             del self._remembered[next(iter(self._remembered))]
         self._remembered[token] = verified

@@ -305,6 +305,19 @@ async def test_only_so_many_tokens_are_remembered_the_newest() -> None:
     assert outcomes == ["signature", "signature", "user 2", "user 3", "user 4"]
 
 
+@pytest.mark.parametrize(("length", "outcome"), [(2_048, "ann"), (2_049, "signature")])
+async def test_a_very_long_token_is_accepted_and_not_remembered(length: int, outcome: str) -> None:
+    """Ten thousand of the longest would fill 80 MiB."""
+    remembering = Remembering()
+    token = next(each for pad in range(1_200, 1_500) if len(each := signed("ann", name="x" * pad, exp=9**10)) >= length)
+    first = await remembering.met(token)
+    remembering.secrets[:] = [b"another secret since then, of the same length"]
+
+    again = await remembering.met(token)
+
+    assert (first, again) == ("ann", outcome)
+
+
 # 401 against 503.
 
 
