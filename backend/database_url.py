@@ -1,8 +1,9 @@
 """What does a PostgreSQL URL, as the Neon console hands it out, mean to asyncpg?"""
 
-import ssl
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
+
+from backend.certificates import verifying_context
 
 SCHEMES = {"postgresql", "postgres", "postgresql+asyncpg", "postgresql+psycopg"}
 
@@ -42,7 +43,7 @@ def connect_arguments(url: str) -> dict[str, Any]:
     if options.pop("channel_binding", "prefer") == "require" or system_roots:
         if options.get("sslmode", "require") in {"disable", "allow", "prefer"}:
             raise ValueError("asks for a verified server and allows a connection without TLS at the same time")
-        arguments["ssl"] = _verifying_context(None if system_roots else options.get("sslrootcert"))
+        arguments["ssl"] = verifying_context(None if system_roots else options.get("sslrootcert"))
         options.pop("sslrootcert", None)
         options.pop("sslmode", None)
     arguments["dsn"] = parts._replace(scheme="postgresql", query=urlencode(options, quote_via=quote)).geturl()
@@ -81,12 +82,3 @@ def _split(url: str) -> SplitResult:
     if parts.path in {"", "/"} and "dbname=" not in parts.query:
         raise ValueError("names no database")
     return parts
-
-
-def _verifying_context(root_certificates: str | None) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=root_certificates)
-    if not root_certificates and not context.get_ca_certs():
-        import certifi
-
-        context.load_verify_locations(certifi.where())
-    return context

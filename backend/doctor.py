@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from backend.auth.jwks import TOTAL_TIMEOUT, FetchError, HttpSource, KeySet, PublicKey, parse_key_set, shown_address
+from backend.auth.jwks import FetchError, HttpSource, KeySet, PublicKey, http_client, parse_key_set, shown_address
 from backend.database_url import connect_arguments, direct, security
 from backend.db import BEHIND, UNREACHABLE, describe
 from backend.errors import IssuerUnavailable, Unauthorized
@@ -161,7 +161,7 @@ async def _key_set(settings: Settings, keys: dict[str, PublicKey]) -> AsyncItera
 
 
 async def _clock(url: str) -> AsyncIterator[Finding]:
-    async with httpx.AsyncClient(timeout=TOTAL_TIMEOUT) as client:
+    async with http_client(url) as client:
         try:
             # Headers alone: nobody has said how long the body takes this time.
             async with client.stream("GET", url) as response:
