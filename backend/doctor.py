@@ -2,12 +2,13 @@
 
 import asyncio
 import json
+import os
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict, dataclass
 from email.utils import parsedate_to_datetime
 from typing import Literal
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import asyncpg
 import httpx
@@ -17,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from backend.auth.jwks import FetchError, HttpSource, KeySet, PublicKey, http_client, parse_key_set, shown_address
-from backend.database_url import connect_arguments, direct, security
+from backend.database_url import connect_arguments, direct, host, security
 from backend.db import BEHIND, UNREACHABLE, describe
 from backend.errors import IssuerUnavailable, Unauthorized
 from backend.explain import GOOD, STEPS, Case, shown, span
@@ -27,6 +28,8 @@ from backend.settings import ENV_FILE, Settings, SettingsError, load_settings
 
 CONNECT_SECONDS = 10
 CLOCK_DRIFT = 30
+# From these asyncpg takes, as libpq does, what the URL leaves open.
+LIBPQ = ("PGUSER", "PGPASS", "PGSSL", "PGTARGET")
 
 
 @dataclass(frozen=True)
@@ -106,9 +109,9 @@ async def _database(settings: Settings) -> AsyncIterator[Finding]:
         return
     url = settings.database_url
     way = "directly" if direct(url) == url else "through the pooler"
-    yield Finding(
-        "NEON_DATABASE_URL", "good", f"leads {way} to {urlsplit(url).hostname or 'a socket'}, {security(url)}"
-    )
+    yield Finding("NEON_DATABASE_URL", "good", f"leads {way} to {host(url)}, {security(url)}")
+    if names := sorted(name for name in os.environ if name.startswith(LIBPQ)):
+        yield Finding("NEON_DATABASE_URL", "warning", f"leaves to {', '.join(names)} of the environment what it lacks")
     started = time.perf_counter()
     try:
         connection = await asyncpg.connect(**{"timeout": CONNECT_SECONDS} | connect_arguments(url))
