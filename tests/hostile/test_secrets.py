@@ -9,8 +9,9 @@ from unittest.mock import patch
 from urllib.parse import quote, unquote
 
 import asyncpg
+import jwt
 import pytest
-from hostile.test_paths import recorded
+from hostile.test_paths import exchange, raw, recorded
 from hypothesis import assume, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -186,3 +187,18 @@ def test_no_part_of_a_secret_is_shown(secret: str, previous: str) -> None:
         ]
 
     assert shown(secret, *texts, *lines) == shown(previous, *texts, *lines) == []
+
+
+@pytest.mark.spec("FR-017", "SC-009")
+def test_a_token_where_it_does_not_belong_is_not_logged(base_url: str) -> None:
+    token = signed("ann")
+    short = jwt.encode({"sub": "a", "exp": 1}, SECRET, headers={"typ": None})
+    targets = [f"/api/{token}/tasks", f"/api/ann/tasks/{token}", f"/{token}?token={token}", f"/api/%41{token}%42/tasks"]
+
+    with recorded() as lines:
+        answers = [exchange(base_url, raw(None, "GET", each, f"X-Request-Id: {short}")) for each in targets]
+
+    assert len(short) <= 128
+    assert {answer.headers["x-request-id"] for answer in answers} & {short} == set()
+    assert len([line for line in lines if "(token)" in line]) == 7
+    assert [part for part in token.split(".") if any(part[:8] in line for line in lines)] == []
