@@ -1,23 +1,42 @@
 """What does a PostgreSQL URL, as the Neon console hands it out, mean to asyncpg?"""
 
-import ssl
+import re
 from typing import Any
-from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 
+from backend.certificates import verifying_context
+
+MAX_PORT = 65_535
 SCHEMES = {"postgresql", "postgres", "postgresql+asyncpg", "postgresql+psycopg"}
+AMBIGUOUS = (
+    "can be read in more than one way: percent-encode user name, password and options (an @ as %40, a / as %2F, a : as "
+    "%3A, a ? as %3F, a # as %23, a % as %25), and name one host"
+)
 
-# What asyncpg reads from a URL with libpq's meaning (PostgreSQL documentation, section 34.1.2).
+# RFC 3986, section 2, and less: parsers differ about everything else, and some would take a part of the password for a
+# host or a port. Nor do they agree about a : in the password, or a + or a second = in an option.
+_BYTE = "%[0-9A-Fa-f]{2}"
+_TEXT = f"(?:[A-Za-z0-9._~!$&'()*+,;=-]|{_BYTE})*"
+_HOST = rf"(?:\[[0-9A-Fa-f:.]+(?:%25[A-Za-z0-9._-]+)?\]|[A-Za-z0-9._-]+|%2[Ff]{_TEXT})"
+_OPTION = f"[A-Za-z_]+=(?:[A-Za-z0-9._~!$'()*,/:-]|{_BYTE})*"
+_URL = re.compile(
+    f"[a-z+]+://(?:{_TEXT}(?::{_TEXT})?@)?(?:{_HOST}(?::(?:[1-9][0-9]{{0,4}})?)?)?(?:/{_TEXT})?"
+    rf"(?:\?(?:{_OPTION}(?:&{_OPTION})*)?)?"
+)
+
+# What asyncpg reads from a URL with libpq's meaning (PostgreSQL documentation, section 34.1.2), and which values.
+_ANY = "(?s:.+)"
 _PASSED_ON = {
-    "host", "port", "user", "password", "dbname", "application_name", "options", "passfile", "target_session_attrs",
-    "sslmode", "sslcert", "sslkey", "sslpassword", "sslrootcert", "sslcrl", "sslnegotiation",
-    "ssl_min_protocol_version", "ssl_max_protocol_version",
+    "host": r"/[^,]*|[A-Za-z0-9._-]+", "port": "[1-9][0-9]{0,4}", "user": _ANY, "password": _ANY, "dbname": _ANY,
+    "application_name": _ANY, "options": _ANY, "passfile": _ANY,
+    "target_session_attrs": "any|read-write|read-only|primary|standby|prefer-standby",
+    "sslmode": "disable|allow|prefer|require|verify-ca|verify-full",
+    "sslcert": _ANY, "sslkey": _ANY, "sslpassword": _ANY, "sslrootcert": _ANY, "sslcrl": _ANY, "sslnegotiation": _ANY,
+    "ssl_min_protocol_version": _ANY, "ssl_max_protocol_version": _ANY,
 }  # fmt: skip
-_TRANSLATED = {"channel_binding", "connect_timeout"}
-_VALUES = {
-    "channel_binding": {"disable", "prefer", "require"},
-    "sslmode": {"disable", "allow", "prefer", "require", "verify-ca", "verify-full"},
-    "target_session_attrs": {"any", "read-write", "read-only", "primary", "standby", "prefer-standby"},
-}
+_TRANSLATED = {"channel_binding": "disable|prefer|require", "connect_timeout": "[0-9]{1,9}"}
+_OPTIONS = _PASSED_ON | _TRANSLATED
+_SECRET_OPTIONS = {"password", "sslpassword"}
 
 
 def connect_arguments(url: str) -> dict[str, Any]:
@@ -27,23 +46,24 @@ def connect_arguments(url: str) -> dict[str, Any]:
     does so too, so `channel_binding=require` turns that on.
     """
     parts = _split(url)
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    if unknown := sorted(set(options) - _PASSED_ON - _TRANSLATED):
-        raise ValueError(f"has options that are not supported: {', '.join(unknown)}")
-    if odd := sorted(name for name, values in _VALUES.items() if options.get(name) not in {None, *values}):
-        raise ValueError(f"has options with a value that PostgreSQL does not know: {', '.join(odd)}")
-    arguments: dict[str, Any] = {}
+    options = _options(parts)
+    # Without a port of ours PGPORT would decide.
+    port = parts.port or int(options.pop("port", 5432))
+    if port > MAX_PORT:
+        raise ValueError("names a port that does not exist")
+    arguments: dict[str, Any] = {"port": port}
     if timeout := options.pop("connect_timeout", None):
-        if not timeout.isdecimal():
-            raise ValueError("has a connect_timeout that is not a whole number of seconds")
         # libpq: zero means no limit of its own.
         arguments |= {"timeout": float(timeout)} if int(timeout) else {}
     system_roots = options.get("sslrootcert") == "system"
     if options.pop("channel_binding", "prefer") == "require" or system_roots:
         if options.get("sslmode", "require") in {"disable", "allow", "prefer"}:
             raise ValueError("asks for a verified server and allows a connection without TLS at the same time")
-        arguments["ssl"] = _verifying_context(None if system_roots else options.get("sslrootcert"))
-        options.pop("sslrootcert", None)
+        authorities = options.pop("sslrootcert", None)
+        try:
+            arguments["ssl"] = verifying_context(None if system_roots else authorities)
+        except OSError:
+            raise ValueError("has an sslrootcert that cannot be read or holds no certificate") from None
         options.pop("sslmode", None)
     arguments["dsn"] = parts._replace(scheme="postgresql", query=urlencode(options, quote_via=quote)).geturl()
     return arguments
@@ -64,29 +84,50 @@ def direct(url: str) -> str:
     parts = urlsplit(url)
     credentials, at, host = parts.netloc.rpartition("@")
     label, dot, domain = host.partition(".")
+    if not label.endswith("-pooler"):
+        return url
     return parts._replace(netloc=f"{credentials}{at}{label.removesuffix('-pooler')}{dot}{domain}").geturl()
 
 
+def host(url: str) -> str:
+    """Return which host a URL that `connect_arguments` has accepted leads to; a Unix socket has none."""
+    parts = urlsplit(url)
+    name = unquote(parts.hostname or "") or dict(parse_qsl(parts.query))["host"]
+    return "a socket" if name.startswith("/") else name
+
+
 def _split(url: str) -> SplitResult:
+    if url.partition("://")[0] not in SCHEMES:
+        raise ValueError("does not begin with postgresql://")
+    if not _URL.fullmatch(url) or "%00" in url:
+        raise ValueError(AMBIGUOUS)
     try:
+        unquote(url, errors="strict")
         parts = urlsplit(url)
         _ = parts.port
         (parts.hostname or "").encode("idna")
     except ValueError:
         raise ValueError("is not a URL") from None
-    if parts.scheme not in SCHEMES:
-        raise ValueError("does not begin with postgresql://")
-    if not (parts.hostname or "host=" in parts.query):
-        raise ValueError("names no host")
-    if parts.path in {"", "/"} and "dbname=" not in parts.query:
-        raise ValueError("names no database")
     return parts
 
 
-def _verifying_context(root_certificates: str | None) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=root_certificates)
-    if not root_certificates and not context.get_ca_certs():
-        import certifi
-
-        context.load_verify_locations(certifi.where())
-    return context
+def _options(parts: SplitResult) -> dict[str, str]:
+    """Return what stands behind the question mark; raise ValueError where that, or the rest, cannot work."""
+    pairs = parse_qsl(parts.query, keep_blank_values=True)
+    options = dict(pairs)
+    if unknown := sorted(set(options) - set(_OPTIONS)):
+        # Behind a password with an unescaped & these are parts of it.
+        names = "" if _SECRET_OPTIONS & set(options) else f": {', '.join(unknown)}"
+        raise ValueError(f"has options that are not supported{names}")
+    if odd := sorted(name for name, value in pairs if not re.fullmatch(_OPTIONS[name], value)):
+        raise ValueError(f"has options with a value that PostgreSQL does not know: {', '.join(odd)}")
+    before = {"user": parts.username, "password": parts.password, "host": parts.hostname, "port": parts.port}
+    said = [*options, *(name for name, value in {**before, "dbname": parts.path.strip("/")}.items() if value)]
+    # libpq takes what comes last, asyncpg what comes first.
+    if len(options) < len(pairs) or len(set(said)) < len(said):
+        raise ValueError("says the same thing in two places")
+    if "host" not in said:
+        raise ValueError("names no host")
+    if "dbname" not in said:
+        raise ValueError("names no database")
+    return options

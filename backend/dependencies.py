@@ -43,13 +43,15 @@ class Tasks:
 
     Only a list that fills a page takes more: one for each further page.
 
-    Raises TaskNotFound where the owner has no such task, and Unavailable when the database cannot serve.
+    Raises TaskNotFound where the owner has no such task, and Unavailable when the database cannot serve. `expires` is
+    when the owner's token does.
     """
 
-    def __init__(self, database: Database, owner: str, receive: Receive) -> None:
+    def __init__(self, database: Database, owner: str, expires: float, receive: Receive) -> None:
         self._database = database
         self._owner = owner
         self._receive = receive
+        self.expires = expires
 
     async def all(self) -> list[Record] | AsyncGenerator[list[Record]]:
         """Return every task, newest first: as they are, or in pages if they fill one."""
@@ -138,10 +140,11 @@ async def owned_tasks(request: Request, user_id: UserId, _token: Annotated[Any, 
     """Return the tasks of the token's user; raise Unauthorized, or Forbidden where the URL names another user."""
     state = request.scope["state"]  # `request.state` would wrap it anew in each request
     verifier: TokenVerifier = state["verifier"]
-    owner = await verifier.user_id(bearer_token(header_values(request, b"authorization")))
+    verified = await verifier.verified(bearer_token(header_values(request, b"authorization")))
+    owner = verified.user_id
     if owner != user_id:
         raise Forbidden("foreign-path", owner)
-    return Tasks(state["database"], owner, request.receive)
+    return Tasks(state["database"], owner, verified.expires, request.receive)
 
 
 OwnedTasks = Annotated[Tasks, Depends(owned_tasks)]

@@ -2,12 +2,13 @@
 
 import asyncio
 import json
+import os
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict, dataclass
 from email.utils import parsedate_to_datetime
 from typing import Literal
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import asyncpg
 import httpx
@@ -16,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from backend.auth.jwks import TOTAL_TIMEOUT, FetchError, HttpSource, KeySet, PublicKey, parse_key_set, shown_address
-from backend.database_url import connect_arguments, direct, security
+from backend.auth.jwks import FetchError, HttpSource, KeySet, PublicKey, http_client, parse_key_set, shown_address
+from backend.database_url import connect_arguments, direct, host, security
 from backend.errors import IssuerUnavailable, Unauthorized
 from backend.explain import GOOD, STEPS, Case, shown, span
 from backend.main import token_verifier
@@ -27,6 +28,8 @@ from backend.trouble import BEHIND, NOT_CONNECTED, describe
 
 CONNECT_SECONDS = 10
 CLOCK_DRIFT = 30
+# From these asyncpg takes, as libpq does, what the URL leaves open.
+LIBPQ = ("PGUSER", "PGPASS", "PGSSL", "PGTARGET")
 
 
 @dataclass(frozen=True)
@@ -106,9 +109,9 @@ async def _database(settings: Settings) -> AsyncIterator[Finding]:
         return
     url = settings.database_url
     way = "directly" if direct(url) == url else "through the pooler"
-    yield Finding(
-        "NEON_DATABASE_URL", "good", f"leads {way} to {urlsplit(url).hostname or 'a socket'}, {security(url)}"
-    )
+    yield Finding("NEON_DATABASE_URL", "good", f"leads {way} to {host(url)}, {security(url)}")
+    if names := sorted(name for name in os.environ if name.startswith(LIBPQ)):
+        yield Finding("NEON_DATABASE_URL", "warning", f"leaves to {', '.join(names)} of the environment what it lacks")
     started = time.perf_counter()
     try:
         connection = await asyncpg.connect(**{"timeout": CONNECT_SECONDS} | connect_arguments(url))
@@ -161,7 +164,7 @@ async def _key_set(settings: Settings, keys: dict[str, PublicKey]) -> AsyncItera
 
 
 async def _clock(url: str) -> AsyncIterator[Finding]:
-    async with httpx.AsyncClient(timeout=TOTAL_TIMEOUT) as client:
+    async with http_client(url) as client:
         try:
             # Headers alone: nobody has said how long the body takes this time.
             async with client.stream("GET", url) as response:
@@ -183,7 +186,7 @@ async def _token(case: Case) -> AsyncIterator[Finding]:
     key_set = KeySet(source)
     user_id = reason = ""
     try:
-        user_id = await token_verifier(case.settings, key_set).user_id(case.token)
+        user_id = (await token_verifier(case.settings, key_set).verified(case.token)).user_id
     except (Unauthorized, IssuerUnavailable) as error:
         reason = error.reason
     finally:

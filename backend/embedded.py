@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -76,10 +77,24 @@ class Account:
         return self.user is None or self.run("test", "-x", path)[0]
 
     def take(self, path: Path) -> None:
-        """Own everything below, and `path` itself last, so that a start that was cut short does it again."""
-        if self.user is not None and self.group is not None and path.stat().st_uid != self.user:
-            for each in (*path.rglob("*"), path):
-                os.chown(each, self.user, self.group, follow_symlinks=False)
+        """Own everything below, and `path` itself last, so that a start that was cut short does it again.
+
+        Nothing behind a link: the account, or whoever else may write there, could lead root to any file with one.
+        """
+        if self.user is not None and self.group is not None and path.lstat().st_uid != self.user:
+            for _, folders, files, number in os.fwalk(path, topdown=False):
+                for name in (*folders, *files):
+                    os.chown(name, self.user, self.group, dir_fd=number, follow_symlinks=False)
+            os.chown(path, self.user, self.group, follow_symlinks=False)
+
+    def take_open(self, file: IO[str] | IO[bytes]) -> None:
+        if self.user is not None and self.group is not None:
+            os.fchown(file.fileno(), self.user, self.group)
+
+    def kill(self, pid: int, number: signal.Signals) -> None:
+        """With the account's own rights: it may have written any number into its file."""
+        if pid > 1:
+            self.run("sh", "-c", f"kill -{number:d} {pid:d}")
 
 
 def unsupported(platform: str, *, glibc: bool, package: Path | None) -> str | None:
@@ -151,11 +166,15 @@ def _home(directory: Path) -> tuple[Path, Account]:
     _make(directory, account)
     if account.reaches(directory):
         return directory, account
-    home = Path("/var/lib", f"embedded-postgres-{hashlib.sha256(bytes(directory)).hexdigest()[:12]}")
+    home = _place_of_root(directory)
     logger.warning("The database is in %s: PostgreSQL refuses root, and others cannot reach %s", home, directory)
     account = _account(home)
     _make(home, account)
     return home, account
+
+
+def _place_of_root(directory: Path, what: str = "") -> Path:
+    return Path("/var/lib", f"embedded-postgres-{hashlib.sha256(bytes(directory)).hexdigest()[:12]}{what}")
 
 
 def _account(directory: Path) -> Account:
@@ -178,8 +197,8 @@ def _make(directory: Path, account: Account) -> None:
 
 @contextmanager
 def _sole_owner(home: Path, account: Account) -> Iterator[None]:
-    with (home / "owner.lock").open("a+") as file:
-        account.take(home / "owner.lock")
+    with open(home / "owner.lock", "a+", opener=_unlinked) as file:
+        account.take_open(file)
         if not _locks(file):
             file.seek(0)
             owner = file.read() or "of another start"
@@ -188,6 +207,28 @@ def _sole_owner(home: Path, account: Account) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def _unlinked(path: str, flags: int) -> int:
+    """Open a file that is none but ours (an `opener`): another account may own the folder, and put a link there to
+    whatever root should overwrite."""
+    number = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    status = os.fstat(number)
+    if not stat.S_ISREG(status.st_mode) or (os.geteuid() == 0 and status.st_nlink > 1):
+        os.close(number)
+        raise EmbeddedError(f"{path} has another name elsewhere, or is no file: remove it.")
+    return number
+
+
+def _content(path: Path) -> bytes:
+    with open(path, "rb", opener=_unlinked) as file:
+        return file.read()
+
+
+def _overwrite(path: Path, content: bytes) -> None:
+    with open(path, "r+b", opener=_unlinked) as file:
+        file.truncate(0)
+        file.write(content)
 
 
 def _locks(file: IO[str] | IO[bytes], seconds: float = 0) -> bool:
@@ -208,7 +249,8 @@ def _programs(package: Path, home: Path, account: Account) -> Path:
     programs = Path("pginstall18", "bin")
     if account.reaches(package / programs / "postgres"):
         return package / programs
-    copy = home / "programs"
+    # Where root alone may write: another account could lead the copy elsewhere.
+    copy = _place_of_root(home, "-programs")
     postgres = copy / package.name / programs / "postgres"
     if not (postgres.exists() and filecmp.cmp(package / programs / "postgres", postgres)):
         _copy(package, copy)
@@ -244,7 +286,7 @@ def _create(data: Path, programs: Path, account: Account) -> None:
 
 
 def _check_version(data: Path) -> None:
-    version = (data / "PG_VERSION").read_text().strip()
+    version = _content(data / "PG_VERSION").decode().strip()
     if version != MAJOR_VERSION:
         problem = f"The database in {data} belongs to PostgreSQL {version}, and this is {MAJOR_VERSION}"
         raise EmbeddedError(f"{problem}: move it away to begin with an empty one, or set NEON_DATABASE_URL.")
@@ -276,8 +318,8 @@ class Server:
     def running(self, settings: Mapping[str, str]) -> Iterator[None]:
         """Serve the database `todo` until the block ends."""
         log = self.data.with_name("server.log")
-        with log.open("ab") as output:
-            self.account.take(log)
+        with open(log, "ab", opener=_unlinked) as output:
+            self.account.take_open(output)
             self._outlive_predecessor(output)
             if output.tell() > LOG_LIMIT:
                 output.truncate(0)
@@ -289,7 +331,7 @@ class Server:
             deadline = time.monotonic() + READY_SECONDS
             while not self._accepts_connections():
                 if process.poll() is not None:
-                    raise EmbeddedError(self._refusal(log.read_bytes()[begin:].decode(errors="replace"), claimed))
+                    raise EmbeddedError(self._refusal(_content(log)[begin:].decode(errors="replace"), claimed))
                 if time.monotonic() >= deadline:
                     raise EmbeddedError(f"PostgreSQL is not ready after {READY_SECONDS} s: {log} tells what it does.")
                 time.sleep(0.01)
@@ -311,7 +353,7 @@ class Server:
             if _locks(log):
                 return
             with suppress(OSError, ValueError):
-                os.kill(int((self.data / "postmaster.pid").read_bytes().partition(b"\n")[0]), farewell)
+                self.account.kill(int(_content(self.data / "postmaster.pid").partition(b"\n")[0]), farewell)
             _locks(log, STOP_SECONDS)
         if not _locks(log):
             raise EmbeddedError(f"An earlier server still uses {self.data} and does not end: stop it first.")
@@ -319,16 +361,16 @@ class Server:
     def _claim_lock_files(self) -> dict[Path, bytes]:
         """PostgreSQL believes a stale lock file that names any living process, unless that is its parent: name us."""
         files = (self.data / "postmaster.pid", self.sockets / ".s.PGSQL.5432.lock")
-        claimed = {file: file.read_bytes() for file in files if file.exists()}
+        claimed = {file: _content(file) for file in files if file.exists()}
         for file, content in claimed.items():
-            file.write_bytes(b"%d\n%b" % (os.getpid(), content.partition(b"\n")[2]))
+            _overwrite(file, b"%d\n%b" % (os.getpid(), content.partition(b"\n")[2]))
         return claimed
 
     def _give_back(self, claimed: dict[Path, bytes]) -> None:
         """A server that does run on this data would end itself on seeing that its pid file names another."""
         for file, content in claimed.items():
-            if file.exists() and file.read_bytes().startswith(b"%d\n" % os.getpid()):
-                file.write_bytes(content)
+            if file.exists() and _content(file).startswith(b"%d\n" % os.getpid()):
+                _overwrite(file, content)
 
     def _refusal(self, said: str, claimed: dict[Path, bytes]) -> str:
         if "shared memory block" in said:

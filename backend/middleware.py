@@ -23,7 +23,9 @@ logger = logging.getLogger(__name__)
 PREFLIGHT_SECONDS = 7_200
 EXPOSED = ("WWW-Authenticate", "Retry-After", "X-Request-Id")
 VARY = (b"vary", b"Origin")
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._~-]{1,128}")
+# A JWT begins with eyJ, which is {" in base64url; some frontends put it where it does not belong.
+_REQUEST_ID = re.compile(rb"(?!eyJ)[A-Za-z0-9._~-]{1,128}")
+_TOKEN = re.compile(r"eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9._-]*")
 
 
 class Envelope:
@@ -157,4 +159,6 @@ def where(scope: Scope) -> str:
     """Return method and path for the log: as they came on the wire, so that no client can write a line of its own,
     and without the query, where tokens are sometimes put."""
     path = scope.get("raw_path", b"").decode("latin-1")
+    if "eyJ" in path:
+        path = _TOKEN.sub("(token)", path)
     return f"{scope['method']} {ascii(path)[1:-1][:256]}"

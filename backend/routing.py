@@ -5,6 +5,7 @@ Identity before body: a stranger is turned away before a byte of the body is rea
 
 import re
 from collections.abc import Callable
+from time import time
 from types import AsyncGeneratorType
 from typing import Any
 from urllib.parse import unquote
@@ -18,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from backend.answers import encoded, send_array, send_json
 from backend.dependencies import header_values, owned_tasks
-from backend.errors import BadKey, FieldError, Invalid, Malformed, TooLarge, UnsupportedMediaType
+from backend.errors import BadKey, FieldError, Invalid, Malformed, TokenExpired, TooLarge, UnsupportedMediaType
 from backend.models import MAX_ID
 
 BODY_LIMIT = 65_536
@@ -74,8 +75,13 @@ class OwnedRoute(Route):
 
     async def arguments(self, request: Request) -> dict[str, Any]:
         path = request.path_params
-        arguments: dict[str, Any] = {"tasks": await owned_tasks(request, path["user_id"])}
-        body = await _read_json_body(request) if self._body_model else b""
+        tasks = await owned_tasks(request, path["user_id"])
+        arguments: dict[str, Any] = {"tasks": tasks}
+        body = b""
+        if self._body_model:
+            body = await _read_json_body(request)
+            if tasks.expires <= time():  # The client decides how long that took.
+                raise TokenExpired("expired")
         if "id" in path:
             arguments["task_id"] = _task_id(path["id"])
         if self.dependant.header_params:

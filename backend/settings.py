@@ -36,6 +36,7 @@ SAMPLE_SECRET_SHA256 = "b6c4b0aa38e901c9eef53116de756f2bc0d6a29ba647fa264bd1ccc9
 MIN_SECRET_BYTES = 32
 
 _url = TypeAdapter(AnyHttpUrl)
+NO_ADDRESS = "must be an address such as http://localhost:3000"
 
 
 class SettingsError(OperatorError):
@@ -49,9 +50,13 @@ class SettingsError(OperatorError):
 
 def _address(url: str) -> AnyHttpUrl:
     try:
-        return _url.validate_python(url)
+        address = _url.validate_python(url)
     except ValidationError:
-        raise ValueError("must be an address such as http://localhost:3000") from None
+        raise ValueError(NO_ADDRESS) from None
+    # Behind a password with an unescaped / or ? an @ is left, and what comes before it is taken for host and port.
+    if "@" in f"{address.path}{address.query}{address.fragment}":
+        raise ValueError(NO_ADDRESS)
+    return address
 
 
 def origin(url: str) -> str:
@@ -98,7 +103,7 @@ class Settings(BaseSettings):
 
     better_auth_mode: Literal["auto", "secret", "jwks"] = "auto"
     better_auth_secret_previous: SecretStr | None = None
-    better_auth_jwks_url: Address | None = None
+    better_auth_jwks_url: Address | None = Field(default=None, repr=False)  # it may hold a password
     better_auth_issuers: Annotated[tuple[str, ...], *Listed] = ()
     better_auth_audiences: Annotated[tuple[str, ...], *Listed] = ()
     cors_origins: Annotated[tuple[Origin, ...], *Listed] = ()

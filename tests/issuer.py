@@ -2,6 +2,7 @@
 
 import base64
 import json
+import ssl
 import sys
 import threading
 import time
@@ -125,8 +126,8 @@ class Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def issuing(answer: Answer) -> Iterator[Issuer]:
-    """Run a frontend on a free port until the block ends."""
+def issuing(answer: Answer, context: ssl.SSLContext | None = None) -> Iterator[Issuer]:
+    """Run a frontend on a free port until the block ends; with TLS where there is a context for it."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -142,7 +143,11 @@ def issuing(answer: Answer) -> Iterator[Issuer]:
             pass
 
     with Server(("127.0.0.1", 0), Handler) as server:
-        issuer = Issuer(f"http://127.0.0.1:{server.server_port}", answer)
+        address = f"http://127.0.0.1:{server.server_port}"
+        if context:
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+            address = f"https://localhost:{server.server_port}"
+        issuer = Issuer(address, answer)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield issuer

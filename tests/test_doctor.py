@@ -352,6 +352,16 @@ async def test_a_dollar_that_the_frontend_would_expand_is_a_warning(environment:
     assert (verdict, "which Next.js expands in its .env files" in text) == ("warning", True)
 
 
+async def test_what_a_shell_adds_to_the_url_is_named(production: Environment) -> None:
+    production.patch.setenv("PGTARGETSESSIONATTRS", "any")
+    production.patch.setenv("PGPASSWORD", PASSWORD)
+
+    verdict, text = await said("NEON_DATABASE_URL")
+
+    assert verdict == "warning"
+    assert text == "leaves to PGPASSWORD, PGTARGETSESSIONATTRS of the environment what it lacks"
+
+
 async def test_an_unreachable_database_is_named(environment: Environment) -> None:
     environment.set(NEON_DATABASE_URL=f"postgresql://app:{PASSWORD}@127.0.0.1:9/todo?sslmode=disable")
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -339,7 +339,78 @@ def test_programs_in_a_closed_folder_are_copied_for_root(home: Path, folder: Pat
         with launched(home, search=str(closed)) as process:
             programs = ask(said(process), "SELECT setting FROM pg_config WHERE name = 'BINDIR'")
 
-    assert Path(str(programs)).is_relative_to(home / "programs" if ROOT else closed)
+    copy = embedded._place_of_root(home, "-programs")  # noqa: SLF001  where root alone may write
+    assert Path(str(programs)).is_relative_to(copy if ROOT else closed)
+    shutil.rmtree(copy, ignore_errors=True)
+
+
+OURS = ("owner.lock", "server.log", "data/PG_VERSION", "data/postmaster.pid", "sockets/.s.PGSQL.5432.lock")
+
+
+@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("link", [os.symlink, os.link, None], ids=["symbolic link", "hard link", "pipe"])
+def test_nothing_that_a_link_leads_to_is_changed_or_shown(
+    home: Path, folder: Path, name: str, link: Callable[[Path, Path], None] | None
+) -> None:
+    if link is os.link and not ROOT:
+        pytest.skip("a hard link is a danger to root alone")
+    victim, kept, file = folder / "victim", folder / "kept", home / name
+    victim.write_bytes(b"secret FATAL\n" * 200_000)
+    before = victim.stat()
+    if file.exists():
+        shutil.move(file, kept)
+    if link:
+        link(victim, file)
+    else:
+        os.mkfifo(file)
+
+    try:
+        with pytest.raises(EmbeddedError, match=f"{name}(:| has)") as refusal, embedded_postgres(home):
+            pass
+    finally:
+        file.unlink()
+        if kept.exists():
+            shutil.move(kept, file)
+    after = victim.stat()
+
+    assert "secret" not in str(refusal.value)
+    assert victim.read_bytes() == b"secret FATAL\n" * 200_000
+    assert (after.st_uid, after.st_mode, after.st_mtime) == (before.st_uid, before.st_mode, before.st_mtime)
+
+
+@pytest.mark.skipif(not ROOT, reason="only root can give files away")
+def test_root_gives_nothing_away_that_a_link_leads_to(folder: Path) -> None:
+    (folder / "roots").mkdir()
+    (folder / "roots" / "PG_VERSION").write_text("18\n")
+    (folder / "other").mkdir()
+    (folder / "other" / "data").symlink_to(folder / "roots")
+    (folder / "copied" / "data" / "base").mkdir(parents=True)
+    (folder / "copied" / "data" / "PG_VERSION").write_text("18\n")
+    (folder / "copied" / "data" / "base" / "link").symlink_to(folder / "roots")
+
+    for name in ("other", "copied"):
+        with pytest.raises(EmbeddedError, match="ended while it was starting"), embedded_postgres(folder / name):
+            pass
+
+    assert [each.stat().st_uid for each in (folder / "roots", folder / "roots" / "PG_VERSION")] == [0, 0]
+
+
+@pytest.mark.skipif(not ROOT, reason="only root can end other accounts' processes")
+def test_root_ends_no_process_of_another_account(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "STOP_SECONDS", 0.05)
+    pid_file = home / "data" / "postmaster.pid"
+    with (home / "server.log").open("ab") as log, subprocess.Popen(["sleep", "60"]) as stranger:
+        fcntl.flock(log, fcntl.LOCK_EX)
+
+        pid_file.write_text(f"{stranger.pid}\n")
+
+        with pytest.raises(EmbeddedError, match="does not end"), embedded_postgres(home):
+            pass
+        unharmed = stranger.poll() is None
+        stranger.kill()
+    pid_file.unlink()
+
+    assert unharmed
 
 
 def test_a_clone_in_roots_own_folder_finds_its_data_again(folder: Path) -> None:

@@ -7,6 +7,8 @@ has changed. The clock and the fetch are passed in.
 import asyncio
 import logging
 import math
+import os
+import ssl
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -19,6 +21,7 @@ import orjson
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from jwt.algorithms import Algorithm
 
+from backend.certificates import verifying_context
 from backend.errors import IssuerUnavailable
 
 if TYPE_CHECKING:
@@ -247,7 +250,10 @@ class HttpSource:
         if not self._client:
             # Only where there is a key set, and beside the event loop: loading httpx and the root certificates takes
             # some 100 ms and 10 MiB.
-            self._client = await asyncio.to_thread(_client)
+            try:
+                self._client = await asyncio.to_thread(http_client, self._url)
+            except OSError as error:
+                raise FetchError(f"{type(error).__name__} with the certificates that SSL_CERT_FILE names") from error
         import httpx
 
         try:
@@ -277,7 +283,15 @@ class HttpSource:
             return bytes(body)
 
 
-def _client() -> "httpx.AsyncClient":
+def http_client(url: str) -> "httpx.AsyncClient":
+    """Return a client that goes straight to this address; raise OSError where SSL_CERT_FILE is needed and is wrong.
+
+    Proxies and .netrc of the environment do not count: they are a shell's, and would be used for localhost, too.
+    """
     import httpx
 
-    return httpx.AsyncClient(timeout=httpx.Timeout(TOTAL_TIMEOUT, connect=CONNECT_TIMEOUT))
+    secure = url.startswith("https:")
+    # Without TLS nobody needs to vouch for anything: this context trusts no one, and takes no time to make.
+    context = verifying_context(os.environ.get("SSL_CERT_FILE")) if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    timeout = httpx.Timeout(TOTAL_TIMEOUT, connect=CONNECT_TIMEOUT)
+    return httpx.AsyncClient(timeout=timeout, verify=context, trust_env=False)

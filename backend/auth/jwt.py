@@ -22,6 +22,8 @@ MAX_TOKEN_LENGTH = 8_192
 MAX_USER_ID_LENGTH = 255
 CLOCK_TOLERANCE = 60
 REMEMBERED = 60
+# A longer token, which Better Auth makes where somebody's name or picture is one, is verified each time.
+LONGEST_REMEMBERED = 2_048
 
 _COMPACT_FORM = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
 _CONTROL_OR_SURROGATE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
@@ -40,9 +42,12 @@ def bearer_token(authorization: Sequence[str]) -> str:
     return token.strip(" ")
 
 
-@dataclass(frozen=True)
-class _Verified:
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What a token has proven: whose it is, and when it expires; remembered until a moment not later than that."""
+
     user_id: str
+    expires: float
     until: float
     key: PublicKey | None
 
@@ -70,26 +75,26 @@ class TokenVerifier:
         self._audiences = frozenset(audiences)
         self._clock = clock
         self._capacity = capacity
-        self._verified: dict[str, _Verified] = {}
+        self._remembered: dict[str, Verified] = {}
         self._hs256 = jwt.get_algorithm_by_name("HS256")
 
-    async def user_id(self, token: str) -> str:
-        """Return the id of the token's user.
+    async def verified(self, token: str) -> Verified:
+        """Return what the token proves.
 
         Raises Unauthorized with the reason, TokenExpired for an honest old token, and IssuerUnavailable when the key
         set is needed and cannot be had.
         """
-        verified = self._verified.get(token)
+        verified = self._remembered.get(token)
         if verified is None or verified.until <= self._clock() or not self._still_published(verified.key):
-            self._verified.pop(token, None)
+            self._remembered.pop(token, None)
             verified = await self._verify(token)
             self._remember(token, verified)
-        return verified.user_id
+        return verified
 
     def _still_published(self, key: PublicKey | None) -> bool:
         return key is None or (self._key_set is not None and self._key_set.published(key.kid) == key)
 
-    async def _verify(self, token: str) -> _Verified:
+    async def _verify(self, token: str) -> Verified:
         header, claims, signature = unverified_parts(token)
         _check_header(header)
         signed = token.rpartition(".")[0].encode()
@@ -108,7 +113,8 @@ class TokenVerifier:
         self._check_times(claims)
         self._check_parties(claims, required=key is not None)
         user_id = _identity(claims, nested=key is None)
-        return _Verified(user_id, min(claims["exp"], self._clock() + REMEMBERED), key)
+        expires = claims["exp"]
+        return Verified(user_id, expires, min(expires, self._clock() + REMEMBERED), key)
 
     async def _signing_key(
         self, key_set: KeySet, kid: object, algorithm: str, signed: bytes, signature: bytes
@@ -152,10 +158,12 @@ class TokenVerifier:
         if (required or "aud" in claims) and not _known_audience(claims.get("aud"), self._audiences):
             raise Unauthorized("audience")
 
-    def _remember(self, token: str, verified: _Verified) -> None:
-        if len(self._verified) >= self._capacity:
-            del self._verified[next(iter(self._verified))]
-        self._verified[token] = verified
+    def _remember(self, token: str, verified: Verified) -> None:
+        if len(token) > LONGEST_REMEMBERED:
+            return
+        if len(self._remembered) >= self._capacity:
+            del self._remembered[next(iter(self._remembered))]
+        self._remembered[token] = verified
 
 
 def unverified_parts(token: str) -> tuple[dict[str, Any], dict[str, Any], bytes]:

@@ -152,9 +152,9 @@ class Weather(RuleBasedStateMachine):
     @rule()
     def ask_with_the_shared_secret(self) -> None:
         in_flight = self.in_flight
-        task = self.loop.create_task(self.verifier.user_id(signed("ann", **FAR)))
+        task = self.loop.create_task(self.verifier.verified(signed("ann", **FAR)))
         self.settle()
-        self.hold(task.done() and task.result() == "ann", "the secret's tokens wait for nobody")
+        self.hold(task.done() and task.result().user_id == "ann", "the secret's tokens wait for nobody")
         self.hold(self.in_flight == in_flight, "the secret's tokens need no key set")
 
     @precondition(lambda self: self.requests)
@@ -229,7 +229,7 @@ class Weather(RuleBasedStateMachine):
 
     async def accepts(self, token: str) -> bool:
         try:
-            self.hold(await self.verifier.user_id(token) == "ann", "the user is the token's")
+            self.hold((await self.verifier.verified(token)).user_id == "ann", "the user is the token's")
         except IssuerUnavailable:
             old = self.clock.now - self.answered >= DAY
             self.hold(self.failures or old, "503 is for an issuer in trouble")

@@ -1,7 +1,10 @@
 """Which source of keys does each token stand on, how long is it remembered, and which answer does a refusal get?"""
 
+import logging
+import ssl
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -9,6 +12,7 @@ import pytest
 from issuer import Clock, Issuer, Signer, answering, compact, issuing, key_set
 from people import ORIGIN, SECRET, signed
 from running import serving
+from servers import certificates
 
 from backend.auth.jwks import FetchError, HttpSource, KeySet
 from backend.auth.jwt import TokenVerifier
@@ -53,7 +57,7 @@ def made(published: Published, **options: Any) -> TokenVerifier:
 async def met(verifier: TokenVerifier, token: str) -> str:
     """Return the user, or the reason of the refusal."""
     try:
-        return await verifier.user_id(token)
+        return (await verifier.verified(token)).user_id
     except Problem as problem:
         return problem.reason
 
@@ -305,12 +309,25 @@ async def test_only_so_many_tokens_are_remembered_the_newest() -> None:
     assert outcomes == ["signature", "signature", "user 2", "user 3", "user 4"]
 
 
+@pytest.mark.parametrize(("length", "outcome"), [(2_048, "ann"), (2_049, "signature")])
+async def test_a_very_long_token_is_accepted_and_not_remembered(length: int, outcome: str) -> None:
+    """Ten thousand of the longest would fill 80 MiB."""
+    remembering = Remembering()
+    token = next(each for pad in range(1_200, 1_500) if len(each := signed("ann", name="x" * pad, exp=9**10)) >= length)
+    first = await remembering.met(token)
+    remembering.secrets[:] = [b"another secret since then, of the same length"]
+
+    again = await remembering.met(token)
+
+    assert (first, again) == ("ann", outcome)
+
+
 # 401 against 503.
 
 
 async def refusal(verifier: TokenVerifier, token: str) -> Problem:
     with pytest.raises(Problem) as caught:
-        await verifier.user_id(token)
+        await verifier.verified(token)
     return caught.value
 
 
@@ -462,3 +479,84 @@ async def test_a_connection_that_the_issuer_forgot_is_no_failure(issuer: Issuer)
 
     assert bodies == [key_set(ED)] * 3
     assert {request["connection"] for request in issuer.requests[-3:]} == {"close"}
+
+
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
+
+
+@pytest.mark.parametrize(
+    "proxy", ["http://127.0.0.1:9", "socks5://127.0.0.1:9", "http://[", "nothing://x", "http://h:x"]
+)
+async def test_a_proxy_of_the_shell_is_not_used(issuer: Issuer, proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in PROXIES:
+        monkeypatch.setenv(name, proxy)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    source = HttpSource(issuer.url)
+
+    body = await source()
+    await source.close()
+
+    assert body == key_set(ED)
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Path:
+    return certificates(tmp_path)
+
+
+@pytest.fixture
+def secure_issuer(authority: Path) -> Iterator[Issuer]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authority.with_name("server.crt"), authority.with_name("server.key"))
+    with issuing(answering(key_set(ED)), context) as running:
+        yield running
+
+
+async def test_the_authority_that_SSL_CERT_FILE_names_is_believed(  # noqa: N802
+    secure_issuer: Issuer, authority: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unknown, known = HttpSource(secure_issuer.url), HttpSource(secure_issuer.url)
+
+    with pytest.raises(FetchError, match=r"^ConnectError at https://localhost:\d+/api/auth/jwks$"):
+        await unknown()
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+    body = await known()
+    await unknown.close()
+    await known.close()
+
+    assert body == key_set(ED)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no certificate"], ids=["missing", "empty", "something else"])
+async def test_a_wrong_SSL_CERT_FILE_is_one_line_in_the_log_and_a_pause(  # noqa: N802
+    secure_issuer: Issuer,
+    content: bytes | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(logging.getLogger("backend"), "propagate", True)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "roots"))
+    if content is not None:
+        (tmp_path / "roots").write_bytes(content)
+    source = HttpSource(secure_issuer.url)
+    verifier = token_verifier(configured(), KeySet(source))
+
+    outcomes = [await met(verifier, ED.token("ann")) for _ in range(3)]
+    await source.close()
+
+    assert outcomes == ["key-set-unreachable"] * 3
+    assert len(caplog.messages) == 1
+    assert "the certificates that SSL_CERT_FILE names. Next try in 2 s" in caplog.messages[0]
+
+
+async def test_a_wrong_SSL_CERT_FILE_does_not_matter_without_tls(  # noqa: N802
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere")
+    source = HttpSource(issuer.url)
+
+    body = await source()
+    await source.close()
+
+    assert body == key_set(ED)

@@ -15,7 +15,7 @@ from hostile.test_paths import WITH_BODY, answered, connected, exchange, raw, re
 from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from people import User
+from people import User, signed
 from running import StatementLog
 
 from backend.models import WHITE_SPACE
@@ -417,6 +417,32 @@ def test_a_body_may_come_byte_by_byte(base_url: str, alice: User) -> None:
 
     assert answer.status_code == 201
     assert answer.json()["title"] == "Zoë 😀"
+
+
+@pytest.mark.spec("EC-1", "FR-004")
+@pytest.mark.parametrize(
+    ("method", "body", "before"),
+    [("POST", b'{"title": "x"}', 0), ("PUT", b'{"title": "x"}', 13), ("POST", b'{"title": null}', 1)],
+    ids=["a task that comes late", "a change whose last byte comes late", "a task that breaks a rule"],
+)
+def test_a_token_that_expires_while_the_body_comes_is_answered_401(
+    base_url: str, alice: User, method: str, body: bytes, before: int
+) -> None:
+    target = alice.tasks if method == "POST" else f"{alice.tasks}/{alice.add()['id']}"
+    stored, expires = alice.list(), time.time() + 1
+    token = f"Authorization: Bearer {signed(alice.id, exp=expires)}"
+
+    with recorded() as lines, connected(base_url) as wire:
+        wire.sendall(raw(None, method, target, token, f"Content-Length: {len(body)}", body=body[:before]))
+        while time.time() <= expires:
+            time.sleep(0.01)
+        wire.sendall(body[before:])
+        answer = answered(wire)
+
+    assert (answer.status_code, answer.json()) == (401, {"detail": "The access token has expired."})
+    assert 'error_description="The access token expired"' in answer.headers["www-authenticate"]
+    assert any("reason=expired" in line for line in lines)
+    assert alice.list() == stored
 
 
 @pytest.mark.parametrize("farewell", ["closed", "half closed", "reset"])

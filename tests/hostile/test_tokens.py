@@ -697,7 +697,7 @@ def at(clock: Clock, **claims: float) -> str:
 async def test_a_time_just_inside_its_bound_is_accepted(claims: dict[str, float]) -> None:
     clock = Clock()
 
-    user = await a_verifier(clock).user_id(at(clock, **claims))
+    user = (await a_verifier(clock).verified(at(clock, **claims))).user_id
 
     assert user == "alice"
 
@@ -721,7 +721,7 @@ async def test_a_time_just_outside_its_bound_is_refused(
     clock = Clock()
 
     with pytest.raises(error) as refusal:
-        await a_verifier(clock).user_id(at(clock, **claims))
+        await a_verifier(clock).verified(at(clock, **claims))
 
     assert (type(refusal.value), refusal.value.reason) == (error, reason)
 
@@ -730,15 +730,15 @@ async def test_a_time_just_outside_its_bound_is_refused(
 async def test_a_remembered_token_expires_on_time() -> None:
     clock = Clock()
     verifier, token = a_verifier(clock), at(clock, exp=10)
-    await verifier.user_id(token)
+    await verifier.verified(token)
 
     clock.now += 9.999
-    just_before = await verifier.user_id(token)
+    just_before = (await verifier.verified(token)).user_id
     clock.now += 0.001
     with pytest.raises(TokenExpired):
-        await verifier.user_id(token)
+        await verifier.verified(token)
     with pytest.raises(TokenExpired):
-        await verifier.user_id(token)
+        await verifier.verified(token)
 
     assert just_before == "alice"
 
@@ -748,9 +748,9 @@ async def test_a_remembered_token_expires_on_time() -> None:
 async def test_the_key_is_the_secrets_bytes_as_they_are(secret: str) -> None:
     verifier = TokenVerifier(secrets=[secret.encode()], key_set=None, issuers=[ORIGIN], audiences=[ORIGIN])
 
-    user = await verifier.user_id(sealed(HS256, CLAIMS, secret=secret))
+    user = (await verifier.verified(sealed(HS256, CLAIMS, secret=secret))).user_id
     with pytest.raises(Unauthorized):
-        await verifier.user_id(sealed(HS256, CLAIMS | {"jti": "2"}, secret=f"{secret} "))
+        await verifier.verified(sealed(HS256, CLAIMS | {"jti": "2"}, secret=f"{secret} "))
 
     assert user == USER
 
@@ -758,7 +758,7 @@ async def test_the_key_is_the_secrets_bytes_as_they_are(secret: str) -> None:
 async def questions(clock: Clock, verifier: TokenVerifier, token: str) -> int:
     """Return how often the clock is asked: once for a token that is remembered, more often for one that is checked."""
     before = clock.asked
-    await verifier.user_id(token)
+    await verifier.verified(token)
     return clock.asked - before
 
 
@@ -780,10 +780,10 @@ async def test_refused_tokens_are_not_remembered_and_push_no_good_one_out() -> N
     clock = Clock()
     verifier = a_verifier(clock, capacity=1)
     good = at(clock)
-    await verifier.user_id(good)
+    await verifier.verified(good)
 
     for bad in (respelled(good), good[:-4] + "AAAA", at(clock, exp=0), at(clock, iat=61), "x" * 20_000):
         with pytest.raises(Unauthorized):
-            await verifier.user_id(bad)
+            await verifier.verified(bad)
 
     assert await questions(clock, verifier, good) == 1
