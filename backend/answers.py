@@ -94,18 +94,16 @@ async def send_list(scope: Scope, receive: Receive, send: Send, pages: Pages) ->
     ClientDisconnect when nobody is there to read on.
     """
     rows = await pages(None, FIRST_PAGE)
-    if whole := _in_one_piece(rows):
-        await send_json(send, 200, whole)
-        return
+    if len(rows) < FIRST_PAGE:
+        body = encoded(rows)
+        if len(body) <= PIECE:
+            await send_json(send, 200, body)
+            return
+        del body  # it must not wait for the client
     await send({"type": "http.response.start", "status": 200, "headers": [CONTENT_TYPE, *PRIVATE]})
     if scope["method"] != "HEAD":
         await _send_pieces(receive, send, Listing(rows, pages))
     await send({"type": "http.response.body", "body": b"]"})
-
-
-def _in_one_piece(rows: list[Any]) -> bytes | None:
-    body = encoded(rows) if len(rows) < FIRST_PAGE else None
-    return body if body and len(body) <= PIECE else None
 
 
 async def _send_pieces(receive: Receive, send: Send, listing: Listing) -> None:
