@@ -49,7 +49,7 @@ class Listing:
         self._pages = pages
         self._unread = len(rows) == FIRST_PAGE
         self._last: Any = None
-        self._fitting = FIRST_PAGE
+        self._fitting = FIRST_PAGE // 2  # likely to fit: what does not is encoded in vain
         self._ahead = AHEAD
 
     async def pieces(self) -> AsyncGenerator[bytes]:
