@@ -43,7 +43,8 @@ test: setup better-auth ## everything that must hold: style, types, imports, tes
 	$(BIN)/coverage report $(if $(COMPLETE),,--fail-under=0)
 
 faults: setup ## every fault against real servers, under load; UPDATE_DOCS=1 writes docs/reliability.md
-	FAULTS=1 $(BIN)/pytest --numprocesses=0 -s tests/faults tests/poolers tests/round_trips tests/test_idempotency.py
+	FAULTS=1 $(BIN)/pytest --numprocesses=0 -s tests/faults tests/poolers tests/round_trips tests/test_idempotency.py \
+		tests/test_rude_readers.py
 
 bench: setup ## compare with other implementations for half an hour; writes docs/performance.md
 	@command -v npm >/dev/null || { echo "Node.js 20 or newer is missing: two of the peers are written for it." >&2; exit 1; }

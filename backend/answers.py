@@ -1,7 +1,7 @@
-"""How does an answer reach its client: in one piece, or slice by slice?"""
+"""How does an answer reach its client: in one piece, or piece by piece?"""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -10,6 +10,17 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 Headers = list[tuple[bytes, bytes]]
+# Reads the rows that come after this one, or the first ones, at most so many.
+Pages = Callable[[Any | None, int], Awaitable[list[Any]]]
+
+# A list is read until it does not fill a page. The first one is as many tasks as usually make a piece: nobody knows yet
+# how long they are, and a task of the longest kind takes 5 kB. The others are as many as make AHEAD pieces.
+FIRST_PAGE, PAGE = 256, 1_000
+AHEAD = 8
+# Bytes that are handed to the server at once, at most and usually. It lets 64 KiB wait before it makes us wait.
+PIECE, USUAL_PIECE = 65_536, 49_152
+# Seconds after which what was read ahead is let go, because the client does not take what comes before it.
+PATIENCE = 0.05
 
 # Personal data: no cache may keep it, and no browser may take it for anything but JSON.
 PRIVATE = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
@@ -30,33 +41,83 @@ async def send_json(send: Send, status: int, body: bytes, headers: Headers | Non
     await send({"type": "http.response.body", "body": body})
 
 
-async def send_array(scope: Scope, receive: Receive, send: Send, pages: AsyncGenerator[list[Any]]) -> None:
-    """Send one array of all that is on the pages, and ask for the next page only when the client has room for it.
+class Listing:
+    """What is still to be sent of a list: rows that were read ahead, and more where `pages` has more."""
 
-    Only the last slice closes the array, so that what was broken off is never taken for a whole one. Raises
+    def __init__(self, rows: list[Any], pages: Pages) -> None:
+        self._rows = rows
+        self._pages = pages
+        self._unread = len(rows) == FIRST_PAGE
+        self._last: Any = None
+        self._fitting = FIRST_PAGE // 2  # likely to fit: what does not is encoded in vain
+        self._ahead = AHEAD
+
+    async def pieces(self) -> AsyncGenerator[bytes]:
+        """Yield the array without its end, as many tasks at once as fit, and read on when none are in hand."""
+        opening = b"["
+        while self._rows:
+            yield opening + self._piece()[1:-1]
+            opening = b","
+            if self._unread and not self._rows:
+                await self._read_on()
+
+    def forget(self) -> None:
+        """Let go of what was read ahead, and read less of it next time."""
+        self._unread = self._unread or bool(self._rows)
+        self._rows.clear()
+        self._ahead = 1
+
+    def _piece(self) -> bytes:
+        """Take the next rows, as many as fit, and return them as JSON; learn from their size how many fit next."""
+        while True:
+            rows = self._rows[: self._fitting]
+            piece = encoded(rows)
+            self._fitting = len(rows) * USUAL_PIECE // len(piece)
+            if len(piece) <= PIECE:
+                break
+        self._last = rows[-1]
+        del self._rows[: len(rows)]
+        return piece
+
+    async def _read_on(self) -> None:
+        size = min(PAGE, self._ahead * self._fitting)
+        self._rows = await self._pages(self._last, size)
+        self._unread = len(self._rows) == size
+        self._ahead = min(AHEAD, 2 * self._ahead)
+
+
+async def send_list(scope: Scope, receive: Receive, send: Send, pages: Pages) -> None:
+    """Send one array of all that is on the pages: in one piece if it fits, otherwise piece by piece as the client takes
+    it, without a length.
+
+    Only the last piece closes the array, so that what was broken off is never taken for a whole one. Raises
     ClientDisconnect when nobody is there to read on.
     """
-    if scope["http_version"] == "1.0" and scope["method"] != "HEAD":
-        # It knows no chunks; with a length it can tell a whole answer from a broken one.
-        await send_json(send, 200, b"".join([piece async for piece in _slices(pages)]))
-        return
+    rows = await pages(None, FIRST_PAGE)
+    if len(rows) < FIRST_PAGE:
+        body = encoded(rows)
+        if len(body) <= PIECE:
+            await send_json(send, 200, body)
+            return
+        del body  # it must not wait for the client
     await send({"type": "http.response.start", "status": 200, "headers": [CONTENT_TYPE, *PRIVATE]})
     if scope["method"] != "HEAD":
-        async with _departure(receive) as departure, aclosing(_slices(pages)) as slices:
-            async for piece in slices:
+        await _send_pieces(receive, send, Listing(rows, pages))
+    await send({"type": "http.response.body", "body": b"]"})
+
+
+async def _send_pieces(receive: Receive, send: Send, listing: Listing) -> None:
+    later = asyncio.get_running_loop().call_later
+    async with _departure(receive) as departure, aclosing(listing.pieces()) as pieces:
+        async for piece in pieces:
+            waiting = later(PATIENCE, listing.forget)
+            try:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
-                if departure.done():
-                    raise ClientDisconnect
-    await send({"type": "http.response.body"})
-
-
-async def _slices(pages: AsyncGenerator[list[Any]]) -> AsyncGenerator[bytes]:
-    opening = b"["
-    async with aclosing(pages):
-        async for page in pages:
-            yield opening + encoded(page)[1:-1]
-            opening = b","
-    yield b"]"
+            finally:
+                waiting.cancel()
+            if departure.done():
+                raise ClientDisconnect
+            await asyncio.sleep(0)  # others have a turn between two pieces
 
 
 @asynccontextmanager

@@ -1,6 +1,5 @@
 """What may a route ask for?"""
 
-from collections.abc import AsyncGenerator
 from hashlib import sha256
 from secrets import token_hex
 from typing import Annotated, Any
@@ -41,7 +40,7 @@ BearerAuth = HTTPBearer(
 class Tasks:
     """The tasks of one verified owner: each method is one statement, and answers that owner's rows alone.
 
-    Only a list that fills a page takes more: one for each further page.
+    A list is read page by page, as its client takes it; most have one.
 
     Raises TaskNotFound where the owner has no such task, and Unavailable when the database cannot serve. `expires` is
     when the owner's token does.
@@ -53,10 +52,18 @@ class Tasks:
         self._receive = receive
         self.expires = expires
 
-    async def all(self) -> list[Record] | AsyncGenerator[list[Record]]:
-        """Return every task, newest first: as they are, or in pages if they fill one."""
-        first = await self._page(statements.LIST)
-        return first if len(first) < statements.PAGE else self._pages(first)
+    async def page(self, after: Record | None, size: int) -> list[Record]:
+        """Return at most so many tasks, newest first: those that come after this one, be it still there or not."""
+        if after is None:
+            return await self._database.fetch(statements.LIST, self._departure, user_id=self._owner, page_size=size)
+        return await self._database.fetch(
+            statements.LIST_AFTER,
+            self._departure,
+            user_id=self._owner,
+            page_size=size,
+            created_at=after["created_at"],
+            id=after["id"],
+        )
 
     async def get(self, task_id: int) -> Record:
         return await self._one(statements.GET, id=task_id)
@@ -97,19 +104,6 @@ class Tasks:
 
     async def delete(self, task_id: int) -> None:
         await self._one(statements.DELETE, id=task_id)
-
-    async def _pages(self, page: list[Record]) -> AsyncGenerator[list[Record]]:
-        """Yield this page and all others, each read when it is asked for; between them no connection is held."""
-        yield page
-        while len(page) == statements.PAGE:
-            last = page[-1]
-            if page := await self._page(statements.LIST_AFTER, created_at=last["created_at"], id=last["id"]):
-                yield page
-
-    async def _page(self, statement: statements.Statement, **after: object) -> list[Record]:
-        return await self._database.fetch(
-            statement, self._departure, user_id=self._owner, page_size=statements.PAGE, **after
-        )
 
     async def _one(self, statement: statements.Statement, **values: object) -> Record:
         rows = await self._database.fetch(statement, self._departure, user_id=self._owner, **values)

@@ -6,7 +6,6 @@ Identity before body: a stranger is turned away before a byte of the body is rea
 import re
 from collections.abc import Callable
 from time import time
-from types import AsyncGeneratorType
 from typing import Any
 from urllib.parse import unquote
 
@@ -17,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
-from backend.answers import encoded, send_array, send_json
+from backend.answers import encoded, send_json, send_list
 from backend.dependencies import header_values, owned_tasks
 from backend.errors import BadKey, FieldError, Invalid, Malformed, TokenExpired, TooLarge, UnsupportedMediaType
 from backend.models import MAX_ID
@@ -55,8 +54,8 @@ class Route(APIRoute):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = await self.endpoint(**await self.arguments(Request(scope, receive)))
-        if isinstance(answer, AsyncGeneratorType):
-            await send_array(scope, receive, send, answer)
+        if callable(answer):
+            await send_list(scope, receive, send, answer)
         else:
             await send_json(send, self.status_code or 200, b"" if answer is None else encoded(answer))
 

@@ -64,9 +64,8 @@ _this_task = (col(Task.id) == bindparam("id")) & _of_owner
 # The clock may stand still or step back between two changes; the microsecond keeps updated_at growing all the same.
 _later = func.greatest(func.clock_timestamp(), col(Task.updated_at) + text("interval '1 microsecond'"))
 
-# A list comes in pages of so many tasks; most have one, which is not full. The size is an argument because of the
-# planner: of a limit that it does not know it expects little, and follows the index rather than sort all that is left.
-PAGE = 1_000
+# A list comes in pages; most have one, which is not full. That its size is an argument also helps the planner: of a
+# limit that it does not know it expects little, and follows the index rather than sort all that is left.
 _newest_first = (
     select(*_columns).where(_of_owner).order_by(col(Task.created_at).desc(), col(Task.id).desc())
     .limit(bindparam("page_size", type_=BigInteger))

@@ -15,11 +15,12 @@ from relay import Relay, relayed
 from running import serving
 from servers import Postgres, debian_postgres, until
 
+from backend.answers import PAGE
 from backend.connection import Connection
 from backend.database_url import connect_arguments
 from backend.migrate import upgrade
 from backend.settings import Settings, load_settings
-from backend.statements import ALL, PAGE
+from backend.statements import ALL
 
 POOL_SIZE = 4
 OPERATIONS = ("list", "get", "create", "update", "toggle", "delete")
