@@ -42,6 +42,9 @@ test: setup better-auth ## everything that must hold: style, types, imports, tes
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report $(if $(COMPLETE),,--fail-under=0)
 
+newest: ## the same with the newest releases of what this stands on, in a copy of this tree
+	@sh newest.sh
+
 faults: setup ## every fault against real servers, under load; UPDATE_DOCS=1 writes docs/reliability.md
 	FAULTS=1 $(BIN)/pytest --numprocesses=0 -s tests/faults tests/poolers tests/round_trips tests/test_idempotency.py \
 		tests/test_rude_readers.py
@@ -63,4 +66,4 @@ lock: setup ## resolve the dependencies again
 	$(BIN)/python -m uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
 		--no-emit-find-links --upgrade --quiet pyproject.toml --extra dev --output-file requirements-dev.txt
 
-.PHONY: help setup better-auth run demo test faults bench format lock
+.PHONY: help setup better-auth run demo test newest faults bench format lock

@@ -10,7 +10,12 @@ from backend.auth.jwt import MAX_TOKEN_LENGTH, unverified_parts
 from backend.settings import Settings
 
 SESSION_TOKEN = (
-    "this is Better Auth's session token, not a JWT: call /api/auth/token with it, and send what that answers"  # noqa: S105
+    "is no JWT: Better Auth's session token (call /api/auth/token with it, and send what that answers), or a code "  # noqa: S105
+    "out of one of its mails, which opens nothing here"
+)
+MAILED_LINK = (
+    "is the link out of one of Better Auth's mails (verification, change of address), which opens nothing here: get an "
+    "access token from /api/auth/token"
 )
 
 
@@ -56,6 +61,8 @@ def _form(case: Case) -> str:
         return "is empty"
     if case.token.lower().startswith("bearer"):
         return "still has the word Bearer in front: pass what comes behind it"
+    if "://" in case.token:
+        return "is a whole address: pass the token alone"
     if dots == 0 or (dots == 1 and ("%" in case.token or "=" in case.token or "/" in case.token)):
         return SESSION_TOKEN
     return f"has {dots + 1} parts between its dots where a JWT has 3, or characters that a JWT has not"
@@ -102,10 +109,7 @@ def _expired(case: Case) -> str:
 
 def _identity(case: Case) -> str:
     if "email" in case.claims:
-        return (
-            "is the link out of one of Better Auth's mails (verification, change of address), which opens nothing "
-            "here: get an access token from /api/auth/token"
-        )
+        return MAILED_LINK
     return "names no user: give it a `sub` with the user's id"
 
 

@@ -3,11 +3,12 @@
 The tests of one mode share a frontend and run in the order of this file; the last of them ends it.
 """
 
+import asyncio
 import os
 import re
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,11 +18,14 @@ import httpx
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from mails import CODES, LINKS
 from people import SECRET, signed
 from pydantic import SecretStr
 from real_frontend import Frontend, Person, key_id, left_out
 from running import serving
 
+from backend.doctor import Finding, examine
+from backend.explain import MAILED_LINK, SESSION_TOKEN
 from backend.settings import Settings
 
 KEY_SETS = {
@@ -42,7 +46,8 @@ REFUSED = {
     "session": "session token (bearer plugin)",
     "session-cookie": "session cookie, signed",
     "session-cache": "cookie cache with the plugin's keys",
-    "verification": "e-mail verification token",
+    "links": "links in mails: verification, change of address",
+    "codes": "codes in mails: new password, deletion, magic link, one-time code",
 }
 UNREADABLE = {
     "slow": "jwt plugin, key set slower than 5 s",
@@ -190,7 +195,7 @@ def test_the_token_in_the_header_of_get_session_is_as_good(client: httpx.Client,
 
 @pytest.mark.parametrize(
     ("frontend", "reason"),
-    [("session", "not-a-jwt"), ("session-cache", "type"), ("verification", "no-identity")],
+    [("session", "not-a-jwt"), ("session-cache", "type")],
     indirect=["frontend"],
 )
 def test_what_is_no_access_token_is_refused(
@@ -212,6 +217,52 @@ def test_the_session_cookie_is_refused(client: httpx.Client, alice: Person, obse
     assert cookie.startswith(f"{alice.session_token}.")
     assert answer == 401
     observed["session-cookie"]["own"] = str(answer)
+
+
+@pytest.mark.parametrize("frontend", ["mails"], indirect=True)
+@pytest.mark.parametrize("kind", LINKS)
+def test_the_link_in_a_mail_is_refused(
+    frontend: Frontend, client: httpx.Client, kind: str, observed: dict[str, Row], doctor_says: Callable[[str], str]
+) -> None:
+    person = frontend.sign_up()
+    link = LINKS[kind](person)
+
+    answers = {listing(client, name, link).status_code for name in (person.id, person.email)}
+
+    claims = jwt.decode(link, SECRET, ["HS256"])
+    assert claims["userId"] == person.id
+    assert claims.keys() <= {"email", "userId", "updateTo", "requestType", "iat", "exp"}
+    assert answers == {401}
+    assert doctor_says(link) == MAILED_LINK
+    observed["links"]["own"] = ", ".join(map(str, answers))
+
+
+@pytest.mark.parametrize("frontend", ["mails"], indirect=True)
+@pytest.mark.parametrize("kind", CODES)
+def test_the_code_in_a_mail_is_refused(
+    frontend: Frontend, client: httpx.Client, kind: str, observed: dict[str, Row], doctor_says: Callable[[str], str]
+) -> None:
+    person = frontend.sign_up()
+    code = CODES[kind](person)
+
+    answer = status(client, person, code)
+
+    assert answer == 401
+    assert doctor_says(code) == SESSION_TOKEN
+    observed["codes"]["own"] = str(answer)
+
+
+@pytest.fixture
+def doctor_says(frontend: Frontend, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """What `python -m backend doctor TOKEN` ends with, beside this frontend."""
+    monkeypatch.setitem(Settings.model_config, "env_file", None)
+    monkeypatch.setenv("BETTER_AUTH_SECRET", SECRET)
+    monkeypatch.setenv("BETTER_AUTH_URL", frontend.origin)
+
+    async def findings(token: str) -> list[Finding]:
+        return [finding async for finding in examine(token)]
+
+    return lambda token: asyncio.run(findings(token))[-1].text
 
 
 @in_key_set_modes

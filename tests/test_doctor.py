@@ -24,7 +24,7 @@ from backend import doctor
 from backend.auth import jwt as verifier
 from backend.auth.jwks import parse_key_set
 from backend.doctor import Finding, examine
-from backend.explain import GOOD, STEPS, Case, shown, span
+from backend.explain import GOOD, MAILED_LINK, SESSION_TOKEN, STEPS, Case, shown, span
 from backend.settings import Settings, load_settings
 
 ED, RS = Signer("EdDSA", "ed"), Signer("RS256", "rs")
@@ -130,12 +130,12 @@ MISTAKES = {
     "a session token": Mistake(
         lambda: "jv4mPn8Vd0XqLrT2bYwKc7HsZg9Ua1Ef",
         "form",
-        "this is Better Auth's session token, not a JWT: call /api/auth/token with it, and send what that answers",
+        SESSION_TOKEN,
     ),
     "a session cookie": Mistake(
         lambda: "jv4mPn8Vd0XqLrT2bYwKc7HsZg9Ua1Ef.AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8%3D",
         "form",
-        "this is Better Auth's session token, not a JWT: call /api/auth/token with it, and send what that answers",
+        SESSION_TOKEN,
     ),
     "expired": Mistake(
         lambda: ED.token("ann", exp=time.time() - 180),
@@ -166,8 +166,7 @@ MISTAKES = {
     "an e-mail verification link": Mistake(
         lambda: by_secret({"email": "ann@example.com", "exp": time.time() + 3_600}),
         "user",
-        "is the link out of one of Better Auth's mails (verification, change of address), which opens nothing here: "
-        "get an access token from /api/auth/token",
+        MAILED_LINK,
     ),
     "a session cache": Mistake(
         lambda: ED.sealed(usual("ann"), typ="better-auth.session-cache+jwt"),
@@ -178,6 +177,11 @@ MISTAKES = {
         lambda: f"Bearer {ED.token('ann')}",
         "form",
         "still has the word Bearer in front: pass what comes behind it",
+    ),
+    "a whole link": Mistake(
+        lambda: f"http://localhost:3000/api/auth/verify-email?token={ED.token('ann')}&callbackURL=/",
+        "form",
+        "is a whole address: pass the token alone",
     ),
     "nothing": Mistake(lambda: " \n", "form", "is empty"),
     "cut": Mistake(

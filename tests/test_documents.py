@@ -1,6 +1,7 @@
 """Do the documents say what is so?"""
 
 import inspect
+import json
 import re
 import shutil
 import signal
@@ -84,6 +85,27 @@ def tree_that_is_set_up() -> Iterator[Tree]:
         (venv / ".complete").unlink(missing_ok=True)
         (venv / ".complete").touch()
         yield tree
+
+
+VERSION = re.compile(r"([A-Z][A-Za-z. ]*|asyncpg|uvicorn) (\d[\d.]*\d)")
+LOCK_NAMES = {"Better Auth": "better-auth", "Next.js": "next"}
+
+
+def locked_versions() -> set[tuple[str, str]]:
+    versions = {*re.findall(r"^([a-z0-9-]+)==(\S+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)}
+    for project in ("tests/better_auth", "frontend"):
+        versions |= {*json.loads((ROOT / project / "package.json").read_text())["dependencies"].items()}
+    return versions
+
+
+def test_the_versions_last_seen_green_are_the_locked_ones() -> None:
+    sentence = README.partition("Last seen green with ")[2].partition("`make newest`")[0]
+
+    named = {LOCK_NAMES.get(name, name.lower()): version for name, version in VERSION.findall(sentence)}
+
+    assert len(named) == 9
+    assert set(named.items()) == {(name, version) for name, version in locked_versions() if name in named}
+    assert f"Better Auth {named['better-auth']} " in (ROOT / "docs/better-auth.md").read_text()
 
 
 @pytest.mark.spec("SC-010", "FR-006")

@@ -1,5 +1,5 @@
 // Which ways of handing out tokens do frontends use? Each mode is what a frontend's author writes into betterAuth({…}).
-import { bearer, jwt } from "better-auth/plugins";
+import { bearer, emailOTP, jwt, magicLink } from "better-auth/plugins";
 import { SignJWT } from "jose";
 
 // The secret's bytes as they are: neither decoded nor hashed.
@@ -37,16 +37,40 @@ export const modes = {
   // These hand out nothing that the API accepts.
   "session-cache": { session: { cookieCache }, plugins: [jwt({ sessionCookieCache: true })] },
   session: { plugins: [bearer()] },
-  verification: {
+  // Everything that is mailed to a person.
+  mails: {
+    emailAndPassword: { enabled: true, sendResetPassword: async ({ user, token }) => mail(user.email, token) },
     emailVerification: {
       sendOnSignUp: true,
-      sendVerificationEmail: async ({ user, token }) => void mails.set(user.email, token),
+      sendVerificationEmail: async ({ user, token }) => mail(user.email, token),
     },
+    user: {
+      changeEmail: {
+        enabled: true,
+        updateEmailWithoutVerification: true,
+        sendChangeEmailConfirmation: async ({ user, token }) => mail(user.email, token),
+      },
+      deleteUser: { enabled: true, sendDeleteAccountVerification: async ({ user, token }) => mail(user.email, token) },
+    },
+    plugins: [
+      magicLink({ sendMagicLink: async ({ email, token }) => mail(email, token) }),
+      emailOTP({ sendVerificationOTP: async ({ email, otp }) => mail(email, otp) }),
+    ],
   },
 };
 
-/** The token of the last verification link, by e-mail address. */
-export const mails = new Map();
+const mails = new Map();
+
+function mail(address, token) {
+  mails.set(address, token);
+}
+
+/** Return the token of the last mail to this address, once. */
+export function mailed(address) {
+  const token = mails.get(address);
+  mails.delete(address);
+  return token;
+}
 
 /** A route of the application's own that signs a token for whoever is signed in. */
 export async function ownToken(auth, headers) {

@@ -6,7 +6,7 @@ import { betterAuth } from "better-auth";
 import { getMigrations } from "better-auth/db/migration";
 import { fromNodeHeaders, toNodeHandler } from "better-auth/node";
 import pg from "pg";
-import { mails, modes, ownToken } from "./modes.mjs";
+import { mailed, modes, ownToken } from "./modes.mjs";
 
 const { MODE, PORT, DATABASE_URL, BETTER_AUTH_SECRET } = process.env;
 
@@ -49,7 +49,7 @@ server.on("request", async (request, response) => {
   if (pathname === "/own-token") {
     response.end(JSON.stringify({ token: await ownToken(auth, fromNodeHeaders(request.headers)) }));
   } else if (pathname === "/mail") {
-    response.end(JSON.stringify({ token: mails.get(searchParams.get("to")) }));
+    response.end(JSON.stringify({ token: mailed(searchParams.get("to")) }));
   } else if (pathname === "/slow") {
     setTimeout(() => betterAuthHandler(Object.assign(request, { url: "/api/auth/jwks" }), response), SLOW);
   } else if (pathname in RUBBISH) {
