@@ -3,19 +3,28 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 Headers = list[tuple[bytes, bytes]]
-# Reads the rows that come after this one, or the first ones, at most so many.
-Pages = Callable[[Any | None, int], Awaitable[list[Any]]]
+
+
+class Pages(NamedTuple):
+    """Where a list comes from: `read` returns the rows that come after this one, or the first ones, at most so many.
+
+    `turn` is what the long lists of one user take turns with: each piece of them holds the event loop up.
+    """
+
+    read: Callable[[Any | None, int], Awaitable[list[Any]]]
+    turn: Callable[[], asyncio.Lock]
+
 
 # A list is read until it does not fill a page. The first one is as many tasks as usually make a piece: nobody knows yet
 # how long they are, and a task of the longest kind takes 5 kB. The others are as many as make AHEAD pieces.
-FIRST_PAGE, PAGE = 256, 1_000
+PAGE = 256
 AHEAD = 8
 # Bytes that are handed to the server at once, at most and usually. It lets 64 KiB wait before it makes us wait.
 PIECE, USUAL_PIECE = 65_536, 49_152
@@ -47,19 +56,23 @@ class Listing:
     def __init__(self, rows: list[Any], pages: Pages) -> None:
         self._rows = rows
         self._pages = pages
-        self._unread = len(rows) == FIRST_PAGE
+        self._turn = pages.turn()
+        self._unread = len(rows) == PAGE
         self._last: Any = None
-        self._fitting = FIRST_PAGE // 2  # likely to fit: what does not is encoded in vain
+        self._fitting = PAGE // 2  # likely to fit: what does not is encoded in vain
         self._ahead = AHEAD
 
     async def pieces(self) -> AsyncGenerator[bytes]:
         """Yield the array without its end, as many tasks at once as fit, and read on when none are in hand."""
         opening = b"["
         while self._rows:
-            yield opening + self._piece()[1:-1]
+            async with self._turn:
+                piece = self._piece()
+            yield opening + piece[1:-1]
             opening = b","
             if self._unread and not self._rows:
-                await self._read_on()
+                async with self._turn:
+                    await self._read_on()
 
     def forget(self) -> None:
         """Let go of what was read ahead, and read less of it next time."""
@@ -81,7 +94,7 @@ class Listing:
 
     async def _read_on(self) -> None:
         size = min(PAGE, self._ahead * self._fitting)
-        self._rows = await self._pages(self._last, size)
+        self._rows = await self._pages.read(self._last, size)
         self._unread = len(self._rows) == size
         self._ahead = min(AHEAD, 2 * self._ahead)
 
@@ -93,8 +106,8 @@ async def send_list(scope: Scope, receive: Receive, send: Send, pages: Pages) ->
     Only the last piece closes the array, so that what was broken off is never taken for a whole one. Raises
     ClientDisconnect when nobody is there to read on.
     """
-    rows = await pages(None, FIRST_PAGE)
-    if len(rows) < FIRST_PAGE:
+    rows = await pages.read(None, PAGE)
+    if len(rows) < PAGE:
         body = encoded(rows)
         if len(body) <= PIECE:
             await send_json(send, 200, body)

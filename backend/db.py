@@ -11,6 +11,7 @@ from contextvars import Context
 from dataclasses import dataclass
 from secrets import token_hex
 from typing import Any
+from weakref import WeakValueDictionary
 
 from asyncpg import Record
 from asyncpg import exceptions as postgres
@@ -78,6 +79,7 @@ class Database:
             metrics=metrics,
             want_more=self._look_for_more,
         )
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._looking: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
         self._looked_at = self._shed_at = -math.inf
@@ -107,6 +109,10 @@ class Database:
                 trouble.log_unreadable_date(attempt.owner)
                 raise InternalError("unreadable-date") from error
             return rows or (ALREADY_DONE if attempt.in_doubt and statement.again is Again.GONE else rows)
+
+    def turn(self, owner: str) -> asyncio.Lock:
+        """Return what this user's long lists take turns with."""
+        return self._turns.setdefault(owner, asyncio.Lock())
 
     def open(self) -> None:
         """Fill the pool in the background; the database need not be there yet."""

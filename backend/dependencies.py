@@ -1,5 +1,6 @@
 """What may a route ask for?"""
 
+import asyncio
 from hashlib import sha256
 from secrets import token_hex
 from typing import Annotated, Any
@@ -11,6 +12,7 @@ from fastapi.security import HTTPBearer
 from starlette.types import Receive
 
 from backend import statements
+from backend.answers import Pages
 from backend.auth.jwt import TokenVerifier, bearer_token
 from backend.db import Database
 from backend.errors import Forbidden, KeyReused, NotReady, TaskNotFound
@@ -51,6 +53,10 @@ class Tasks:
         self._owner = owner
         self._receive = receive
         self.expires = expires
+
+    def all(self) -> Pages:
+        """Return every task, newest first, page by page."""
+        return Pages(self.page, self._turn)
 
     async def page(self, after: Record | None, size: int) -> list[Record]:
         """Return at most so many tasks, newest first: those that come after this one, be it still there or not."""
@@ -110,6 +116,9 @@ class Tasks:
         if not rows:
             raise TaskNotFound("no-such-task")
         return rows[0]
+
+    def _turn(self) -> asyncio.Lock:
+        return self._database.turn(self._owner)
 
     async def _departure(self) -> None:
         """End when the client has gone."""

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
-from backend.answers import encoded, send_json, send_list
+from backend.answers import Pages, encoded, send_json, send_list
 from backend.dependencies import header_values, owned_tasks
 from backend.errors import BadKey, FieldError, Invalid, Malformed, TokenExpired, TooLarge, UnsupportedMediaType
 from backend.models import MAX_ID
@@ -54,7 +54,7 @@ class Route(APIRoute):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = await self.endpoint(**await self.arguments(Request(scope, receive)))
-        if callable(answer):
+        if isinstance(answer, Pages):
             await send_list(scope, receive, send, answer)
         else:
             await send_json(send, self.status_code or 200, b"" if answer is None else encoded(answer))

@@ -18,7 +18,7 @@ from relay import Relay, error_response, relayed
 from running import StatementLog, serving, unscoped
 from servers import Application, application, until
 
-from backend.answers import FIRST_PAGE, PAGE, encoded
+from backend.answers import PAGE, encoded
 from backend.settings import Settings
 
 ALL_AT_ONCE = """
@@ -41,8 +41,8 @@ def ids(answer: httpx.Response) -> list[int]:
 @pytest.mark.parametrize(
     ("count", "statements"),
     [
-        *((0, 1), (1, 1), (FIRST_PAGE - 1, 1), (FIRST_PAGE, 2), (FIRST_PAGE + 1, 2), (999, 2), (1_000, 2), (1_001, 2)),
-        *((FIRST_PAGE + PAGE - 1, 2), (FIRST_PAGE + PAGE, 3), (FIRST_PAGE + PAGE + 1, 3)),
+        *((0, 1), (1, 1), (PAGE - 1, 1), (PAGE, 2), (PAGE + 1, 2), (999, 2), (1_000, 2), (1_001, 2)),
+        *((PAGE + PAGE - 1, 2), (PAGE + PAGE, 3), (PAGE + PAGE + 1, 3)),
     ],
 )
 def test_a_list_is_one_array_of_all_tasks_and_a_statement_for_each_page(  # noqa: PLR0917 - two tables
@@ -60,7 +60,7 @@ def test_a_list_is_one_array_of_all_tasks_and_a_statement_for_each_page(  # noqa
     assert answer.content == encoded(rows)
     assert len(sent) == statements
     assert unscoped(sent) == []
-    assert ("content-length" in answer.headers) == (count < FIRST_PAGE)
+    assert ("content-length" in answer.headers) == (count < PAGE)
 
 
 @pytest.mark.spec("FR-021")
@@ -121,7 +121,7 @@ def test_what_is_there_all_the_time_is_listed_once_whatever_comes_and_goes(
     carol: User, relay: Relay, database_url: str
 ) -> None:
     newest_first = give(database_url, carol, 3 * PAGE)
-    listed_already, unlisted_yet = newest_first[FIRST_PAGE - 2 : FIRST_PAGE], newest_first[FIRST_PAGE : FIRST_PAGE + 5]
+    listed_already, unlisted_yet = newest_first[PAGE - 2 : PAGE], newest_first[PAGE : PAGE + 5]
     changes = [
         f"DELETE FROM task WHERE id IN ({', '.join(map(str, listed_already + unlisted_yet))})",
         f"INSERT INTO task (user_id, title) VALUES ('{carol.id}', 'Newest')",
@@ -170,7 +170,7 @@ def test_an_answer_that_cannot_be_finished_is_broken_off(  # noqa: PLR0917 - two
 
     relay.refuse = None
     assert answer.status_code == 200
-    assert received.count(b'"id"') == FIRST_PAGE + (page - 2) * PAGE
+    assert received.count(b'"id"') == PAGE + (page - 2) * PAGE
     with pytest.raises(json.JSONDecodeError):
         json.loads(received)
     until(lambda: app.lines_of(answer.headers["x-request-id"])[-1]["event"] == "server", "the server says nothing")
@@ -236,7 +236,7 @@ def test_a_client_that_knows_no_chunks_gets_all_until_the_connection_ends(
     assert [task["id"] for task in json.loads(body)] == newest_first
     assert whole.getheader("content-length") is None
     assert whole.getheader("connection") == "close"
-    assert rest.count(b'"id"') == FIRST_PAGE + PAGE
+    assert rest.count(b'"id"') == PAGE + PAGE
     with pytest.raises(json.JSONDecodeError):
         json.loads(rest)
     until(lambda: app.lines_of(broken.getheader("x-request-id"))[-1]["event"] == "server", "the server says nothing")

@@ -1,5 +1,6 @@
 """What does a client cost that asks for its list and does not read it, or reads it slowly?"""
 
+import asyncio
 import http.client
 import json
 import random
@@ -15,7 +16,7 @@ from people import User
 from running import StatementLog
 from servers import Application, application, until
 
-from backend.answers import AHEAD, FIRST_PAGE, PAGE, PIECE, Listing
+from backend.answers import AHEAD, PAGE, PIECE, Listing, Pages
 
 # A character of four bytes in UTF-8: what a task of the longest kind is made of.
 WIDE = 1_000 * "\U0001f600"
@@ -54,10 +55,10 @@ class Rows:
 @pytest.mark.spec("FR-021")
 @pytest.mark.parametrize("longest", [1, 400, 7_000])
 @pytest.mark.parametrize("forgetting", [0, 0.3, 1])
-@pytest.mark.parametrize("count", [1, FIRST_PAGE - 1, FIRST_PAGE, FIRST_PAGE + 1, 3_000])
+@pytest.mark.parametrize("count", [1, PAGE - 1, PAGE, PAGE + 1, 3_000])
 async def test_every_row_is_in_one_piece_whatever_is_forgotten(count: int, forgetting: float, longest: int) -> None:
     rows, chance = Rows(count, longest), random.Random(longest)
-    listing, pieces = Listing(await rows.pages(None, FIRST_PAGE), rows.pages), []
+    listing, pieces = Listing(await rows.pages(None, PAGE), Pages(rows.pages, asyncio.Lock)), []
 
     async for piece in listing.pieces():
         pieces.append(piece)
@@ -72,21 +73,21 @@ async def test_every_row_is_in_one_piece_whatever_is_forgotten(count: int, forge
 @pytest.mark.spec("FR-021")
 async def test_for_a_client_that_stops_and_goes_on_no_more_is_read_than_it_takes() -> None:
     rows = Rows(3_000, 7_000)
-    listing, read = Listing(await rows.pages(None, FIRST_PAGE), rows.pages), 0
+    listing, read = Listing(await rows.pages(None, PAGE), Pages(rows.pages, asyncio.Lock)), 0
 
     async for _ in listing.pieces():
         read += 1
         listing.forget()
 
     first, *further = rows.asked
-    assert first == FIRST_PAGE
+    assert first == PAGE
     assert sum(further) < 2 * len(rows.all)
     assert max(further) < PIECE // 3_000 * AHEAD
     assert read == len(rows.asked)
 
 
 @pytest.mark.spec("FR-021", "SC-011")
-@pytest.mark.parametrize(("count", "version"), [(FIRST_PAGE - 1, "1.1"), (3 * PAGE, "1.0")])
+@pytest.mark.parametrize(("count", "version"), [(PAGE - 1, "1.1"), (3 * PAGE, "1.0")])
 def test_who_does_not_read_makes_little_wait(database_url: str, count: int, version: str) -> None:
     clients = 30
     with ExitStack() as stack:
@@ -135,7 +136,7 @@ def test_five_hundred_who_do_not_read(database_url: str, version: str) -> None:
 
 
 @pytest.mark.spec("FR-021")
-@pytest.mark.parametrize(("count", "version"), [(120, "1.0"), (FIRST_PAGE, "1.1"), (400, "1.1")])
+@pytest.mark.parametrize(("count", "version"), [(120, "1.0"), (PAGE, "1.1"), (400, "1.1")])
 def test_a_slow_reader_gets_all_that_stays_once_and_in_its_place(  # noqa: PLR0917 - two tables
     app: Application, carol: User, database_url: str, statement_log: StatementLog, count: int, version: str
 ) -> None:
@@ -171,7 +172,7 @@ def test_a_slow_reader_gets_all_that_stays_once_and_in_its_place(  # noqa: PLR09
 def test_few_long_tasks_come_in_pieces_and_few_short_ones_at_once(
     carol: User, database_url: str, statement_log: StatementLog
 ) -> None:
-    newest_first = give(database_url, carol, FIRST_PAGE - 1, text=WIDE)
+    newest_first = give(database_url, carol, PAGE - 1, text=WIDE)
     statement_log.new()
 
     answer = carol.http.get(carol.tasks)

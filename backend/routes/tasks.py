@@ -15,7 +15,7 @@ router = APIRouter(prefix="/api/{user_id}/tasks", tags=["tasks"], route_class=Ow
 @router.get("", operation_id="listTasks", response_model=list[TaskRead], responses=problems(401, 403, 503))
 async def list_tasks(tasks: OwnedTasks) -> Any:
     """All of the user's tasks, newest first."""
-    return tasks.page
+    return tasks.all()
 
 
 @router.post(
