@@ -91,7 +91,7 @@ class Exchange:
         if self._start is None:
             return b""
         status, headers = self._start["status"], list(self._start["headers"])
-        self._start, self.begun = None, True
+        self._start = None
         named = dict(headers)
         self._bodiless = status in {204, 304} or self.scope["method"] == "HEAD"
         if b"content-length" in named:
@@ -105,7 +105,9 @@ class Exchange:
         self.keep_alive = self.keep_alive and not closing and not self._line.crowd.draining and self._ends_soon()
         if not (self.keep_alive or closing):
             headers.append(wire.CLOSE)
-        return wire.head(status, self._line.crowd.date, headers)
+        head = wire.head(status, self._line.crowd.date, headers)
+        self.begun = True
+        return head
 
     def _framed(self, body: bytes, *, more: bool) -> bytes:
         if self._bodiless:
