@@ -6,13 +6,13 @@ from typing import Protocol
 from starlette.types import Message, Scope
 
 from backend import wire
-from backend.limits import Crowd
+from backend.limits import Client, Crowd
 
 # What waits of a body until the application reads it, and what is read of one that nobody wants any more.
 BODY_WAITING = 65_536
 
 
-class Line(Protocol):
+class Line(Client, Protocol):
     """The connection, as an exchange needs it."""
 
     crowd: Crowd
@@ -59,6 +59,8 @@ class Exchange:
             self._continued = True
             self._line.write(wire.CONTINUE)
         while not (self.cut or self.answered or self.body or (self.arrived and not self._taken)):
+            if not self.arrived:
+                self._line.crowd.awaited(self._line)
             self._woken = self._line.crowd.loop.create_future()
             await self._woken
         if self.cut or self.answered:
@@ -70,8 +72,8 @@ class Exchange:
 
     async def send(self, message: Message) -> None:
         """Write a piece of the answer, once the client has room for it; the head goes with the first piece."""
-        if self._line.full and not self.gone:
-            await self._line.full
+        while self._line.full and not self.gone:
+            await asyncio.shield(self._line.full)
         if self.gone:
             return
         if message["type"] == "http.response.start" and not (self._start or self.begun):

@@ -72,8 +72,8 @@ class Crowd:
         self.date = b""
         self._everybody = everybody
         # Both in the order in which they came, so that the oldest is the first.
-        self._strangers: dict[Client, None] = {}
-        self._idle: dict[Client, None] = {}
+        self._strangers: dict[Client, None] = {}  # have not sent a whole head yet
+        self._awaited: dict[Client, None] = {}  # they are to send the rest of a body, or a request, or to go
         self._closed = 0
         self._silent_until = 0
         self._ticking = False
@@ -82,7 +82,7 @@ class Crowd:
         """Count a new client in, or tell that there is no room. Whoever has not sent a whole head goes first."""
         if len(self._everybody) >= self.limits.connections:
             self._closed += 1
-            first = next(chain(self._strangers, self._idle), None)
+            first = next(chain(self._strangers, self._awaited), None)
             if first is None:
                 return False
             self.leave(first)
@@ -94,13 +94,13 @@ class Crowd:
         return True
 
     def busy(self, client: Client) -> None:
-        """The client has sent a whole head."""
+        """It is not the client that is waited for."""
         self._strangers.pop(client, None)
-        self._idle.pop(client, None)
+        self._awaited.pop(client, None)
 
-    def idle(self, client: Client) -> None:
-        """The client has got all its answers."""
-        self._idle[client] = None
+    def awaited(self, client: Client) -> None:
+        """It is the client that is waited for."""
+        self._awaited[client] = None
 
     def leave(self, client: Client) -> None:
         self.busy(client)
@@ -109,17 +109,17 @@ class Crowd:
     def _tick(self) -> None:
         self.now += 1
         self.date = formatdate(usegmt=True).encode()
+        self._ticking = bool(self._everybody or self._closed)
+        if self._ticking:
+            self.loop.call_later(1, self._tick)
         for client in tuple(self._everybody):
             client.look(self.now)
         if self._closed and self.now >= self._silent_until:
             self._tell()
-        self._ticking = bool(self._everybody or self._closed)
-        if self._ticking:
-            self.loop.call_later(1, self._tick)
 
     def _tell(self) -> None:
         logger.warning(
-            "%d connections were closed to make room: there were more than %d; those that had not sent a whole request "
-            "went first", self._closed, self.limits.connections, extra={"event": "connections-closed"},
+            "%d connections were closed to make room: there were more than %d; those without a whole head went first",
+            self._closed, self.limits.connections, extra={"event": "connections-closed"},
         )  # fmt: skip
         self._closed, self._silent_until = 0, self.now + SECONDS_BETWEEN_LINES

@@ -33,7 +33,7 @@ class HttpConnection(asyncio.Protocol):
         self._app_state = app_state
         self._tasks = tasks
         self._parser = httptools.HttpRequestParser(self)
-        self._fault: Problem = BadRequest("it is not HTTP/1.1")
+        self._fault: Problem = BadRequest("it is not valid HTTP")
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._head_begun = False
@@ -176,6 +176,7 @@ class HttpConnection(asyncio.Protocol):
             return
         self._quiet, exchange.arrived = 0, True
         self._ended = not exchange.keep_alive
+        self.crowd.busy(self)
         exchange.wake()
         if exchange.answered:
             self._next()  # not `read_on`: the parser is at work
@@ -204,6 +205,8 @@ class HttpConnection(asyncio.Protocol):
         elif exchange.arrived:
             self._next()
             self.read_on()
+        else:
+            self.crowd.awaited(self)
 
     # The rest is its own
 
@@ -292,7 +295,7 @@ class HttpConnection(asyncio.Protocol):
             logger.warning("cut off, as the time to stop has run out", extra={"event": "cut-off"})
         except Exception:  # the outermost frame of all
             logger.exception("failed", extra={"event": "failed"})
-            self._refusal = InternalError()
+            self._refusal = None if exchange.begun else InternalError()
         finally:
             if exchange.task:
                 self._tasks.discard(exchange.task)
@@ -314,35 +317,45 @@ class HttpConnection(asyncio.Protocol):
             self._farewell()
         else:
             self._since = self.crowd.now
-            self.crowd.idle(self)
+            self.crowd.awaited(self)
 
     def _refuse(self, problem: Problem) -> None:
         """Read no more requests, and say why once those before are answered."""
         self._ended, self._refusal = True, problem
+        self._discarded += 1
         if cut := self._arriving:
             self._arriving, cut.cut = None, True
             cut.wake()
             if cut.answered:
-                self._refusal, self._discarded, self._current = None, 1, None
+                self._refusal = self._current = None
         if self._current is None:
             self._farewell()
 
     def _farewell(self) -> None:
         """Close the connection behind the last answer, once the client has had time to read it: closing with something
         unread would tell its system to throw the answer away (RFC 9112, 9.6)."""
-        self._ended, self._current = True, None
+        if self._transport.is_closing():
+            return
+        if self._refusal:
+            self._write_refusal(self._refusal)
+        tidy = self._half_closed or not (self._refusal or self._arriving or self._discarded)
+        self._ended, self._current, self._arriving = True, None, None
         self._waiting.clear()
-        if self._refusal and not self._transport.is_closing():
-            request_id, answer = wire.refusal(self._refusal, self.crowd.date)
-            extra = {"event": "no-request", "request_id": request_id, "status": self._refusal.status}
-            logger.warning("no request: %s", self._refusal.reason, extra=extra)
-            self.write(answer)
-        if self._half_closed or not (self._refusal or self._arriving or self._discarded):
+        if tidy:
             self._transport.close()
-        elif not self._transport.is_closing():
-            self._lingering, self._since = True, self.crowd.now
-            self._transport.write_eof()
-            self.read_on()
+            return
+        self._lingering, self._since = True, self.crowd.now
+        self.crowd.awaited(self)
+        self._transport.write_eof()
+        self.read_on()
+
+    def _write_refusal(self, problem: Problem) -> None:
+        request_id, answer = wire.refusal(problem, self.crowd.date)
+        if problem.reason:
+            extra = {"event": "no-request", "request_id": request_id, "status": problem.status}
+            client = self._addresses[1]
+            logger.warning("no request from %s: %s", client and client[0], problem.reason, extra=extra)
+        self.write(answer)
 
     def _pause(self, wanted: bool) -> None:  # noqa: FBT001
         if wanted is not self._paused and not self._transport.is_closing():

@@ -1,7 +1,9 @@
 """What does a client get that sends too much, too slowly or nothing at all, and does anybody else notice it?"""
 
+import asyncio
 import json
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -14,6 +16,7 @@ from hostile.test_paths import answered, connected, exchange, raw, recorded
 from people import User, signed
 from running import serving
 from servers import PATIENCE, Application, application, until
+from starlette.types import Receive, Scope, Send
 
 from backend.limits import Limits, most_connections
 from backend.settings import Settings
@@ -265,22 +268,42 @@ def test_a_hundred_half_heads_on_64_files_leave_room_for_the_honest(database_url
     assert errors == []
 
 
-def test_who_is_being_served_stays_when_there_is_no_room(settings: Settings) -> None:
-    with serving(settings, Limits(connections=3)) as url, ExitStack() as stack:
-        silent, idle, served = (stack.enter_context(connected(url)) for _ in range(3))
-        idle.sendall(raw(None, "GET", "/health"))
-        answered(idle)
-        user = User(url)
-        served.sendall(raw(user, "POST", user.tasks, "Content-Length: 13"))
-        time.sleep(0.1)
-        for gone in (silent, idle):
-            stack.enter_context(connected(url)).sendall(raw(user, "POST", user.tasks, "Content-Length: 13"))
-            assert everything(gone) == b""
-        refused = stack.enter_context(connected(url))
-        assert everything(refused) == b""
-        served.sendall(b'{"title":"x"}')
+def begin(url: str, sent: bytes, stack: ExitStack) -> socket.socket:
+    wire = stack.enter_context(connected(url))
+    wire.sendall(sent)
+    time.sleep(0.1)
+    return wire
 
-        assert answered(served).status_code == 201
+
+def test_who_is_waited_for_makes_room_and_who_is_served_stays() -> None:
+    going = threading.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/slow":
+            await asyncio.get_running_loop().run_in_executor(None, going.wait)
+        elif scope["path"] == "/body":
+            await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    slow = raw(None, "GET", "/slow")
+    with serving(None, Limits(connections=5), app, lifespan="off") as url, ExitStack() as stack:
+        idle = begin(url, raw(None, "GET", "/"), stack)
+        body = begin(url, raw(None, "POST", "/body", "Content-Length: 9"), stack)
+        unwanted = begin(url, raw(None, "POST", "/", "Content-Length: 9"), stack)
+        answered(idle)
+        answered(unwanted)
+        silent, half = begin(url, b"", stack), begin(url, HALF, stack)
+        gone, served = [], []
+        for wire in (silent, half, idle, body, unwanted):
+            served.append(begin(url, slow, stack))
+            gone.append(everything(wire))
+        refused = everything(begin(url, b"", stack))
+        going.set()
+        statuses = [answered(wire).status_code for wire in served]
+
+    assert (gone, refused) == ([b""] * 5, b"")
+    assert statuses == [200] * 5
 
 
 def test_what_the_files_cannot_bear_is_told_before_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
