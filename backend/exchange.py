@@ -29,6 +29,7 @@ class Exchange:
     # Of the class, as long as they are so: most requests change few of them.
     received = 0
     arrived = False  # the whole body has
+    awaited = False  # the application has waited for it
     cut = False  # the rest of the request will not come
     gone = False  # and nobody will read the answer
     begun = False
@@ -60,6 +61,7 @@ class Exchange:
             self._line.write(wire.CONTINUE)
         while not (self.cut or self.answered or self.body or (self.arrived and not self._taken)):
             if not self.arrived:
+                self.awaited = True
                 self._line.crowd.awaited(self._line)
             self._woken = self._line.crowd.loop.create_future()
             await self._woken
@@ -76,12 +78,13 @@ class Exchange:
             await asyncio.shield(self._line.full)
         if self.gone:
             return
-        if message["type"] == "http.response.start" and not (self._start or self.begun):
+        kind = message["type"]
+        if kind == "http.response.start" and not (self._start or self.begun):
             self._start = message
             return
-        if message["type"] != "http.response.body" or self.answered or not (self._start or self.begun):
-            raise RuntimeError(f"The application has sent {message['type']} out of turn.")
-        head, more = self._head(), message.get("more_body", False)
+        if kind != "http.response.body" or self.answered or not (self._start or self.begun):
+            raise RuntimeError(f"The application has sent {kind} out of turn.")
+        head, more = b"" if self.begun else self._head(), message.get("more_body", False)
         self._line.write(head + self._framed(message.get("body", b""), more=more))
         if not more:
             self.answered = True
@@ -89,11 +92,9 @@ class Exchange:
             self._line.on_answered(self)
 
     def _head(self) -> bytes:
-        """Return the head, once, and settle how the end of the body is told (RFC 9112, 6.3)."""
-        if self._start is None:
-            return b""
-        status, headers = self._start["status"], list(self._start["headers"])
-        self._start = None
+        """Return the head, and settle how the end of the body is told (RFC 9112, 6.3)."""
+        start, self._start = self._start or {}, None
+        status, headers = start["status"], list(start["headers"])
         named = dict(headers)
         self._bodiless = status in {204, 304} or self.scope["method"] == "HEAD"
         if b"content-length" in named:

@@ -176,8 +176,9 @@ class HttpConnection(asyncio.Protocol):
             return
         self._quiet, exchange.arrived = 0, True
         self._ended = not exchange.keep_alive
-        self.crowd.busy(self)
-        exchange.wake()
+        if exchange.awaited:
+            self.crowd.busy(self)
+            exchange.wake()
         if exchange.answered:
             self._next()  # not `read_on`: the parser is at work
 
@@ -189,6 +190,8 @@ class HttpConnection(asyncio.Protocol):
 
     def read_on(self) -> None:
         """Parse what has come, as far as there is room for it; the client keeps the rest."""
+        if not self._unread and not self._paused:
+            return
         while self._unread and not self._ended and self._has_room():
             piece, self._unread = self._unread[:SLICE], self._unread[SLICE:]
             self._feed(piece)

@@ -103,6 +103,7 @@ FLOODS = {
 }
 
 
+@pytest.mark.spec("FR-022")
 @pytest.mark.parametrize(("beginning", "piece", "megabytes"), FLOODS.values(), ids=FLOODS)
 def test_what_is_too_large_takes_neither_memory_nor_time(
     app: Application, beginning: bytes, piece: bytes, megabytes: int
@@ -121,6 +122,7 @@ def test_what_is_too_large_takes_neither_memory_nor_time(
     assert httpx.get(f"{app.base_url}/health").is_success
 
 
+@pytest.mark.spec("FR-022")
 def test_100_000_requests_at_once_wait_outside(app: Application) -> None:
     httpx.get(f"{app.base_url}/health")
     before = memory(app)
@@ -133,6 +135,7 @@ def test_100_000_requests_at_once_wait_outside(app: Application) -> None:
     assert httpx.get(f"{app.base_url}/health").is_success
 
 
+@pytest.mark.spec("FR-022")
 @pytest.mark.parametrize(("more", "status"), [(0, 200), (1, 431)])
 @pytest.mark.parametrize("by", [1, 1_000])
 def test_a_head_has_64_kib_and_not_a_byte_more(base_url: str, more: int, status: int, by: int) -> None:
@@ -160,6 +163,7 @@ def unanswered(user: User) -> dict[str, tuple[bytes, int | None]]:
     }
 
 
+@pytest.mark.spec("FR-022")
 @pytest.mark.parametrize("kind", unanswered(User("http://x")))
 def test_who_does_not_go_on_is_let_go(hasty: str, kind: str) -> None:
     user = User(hasty)
@@ -176,6 +180,7 @@ def test_who_does_not_go_on_is_let_go(hasty: str, kind: str) -> None:
         assert user.list() == []
 
 
+@pytest.mark.spec("FR-022")
 @pytest.mark.parametrize("kind", ["head", "body"])
 def test_a_byte_now_and_then_is_not_progress_enough(hasty: str, alice: User, kind: str) -> None:
     begun = raw(alice, "GET", alice.tasks)[:-2] if kind == "head" else raw(
@@ -210,6 +215,7 @@ def test_a_slow_but_steady_body_is_waited_for(hasty: str) -> None:
         assert len(user.list()) == 1
 
 
+@pytest.mark.spec("FR-022")
 def test_an_idle_connection_is_kept_so_long_as_was_set(settings: Settings) -> None:
     with serving(settings, Limits(keep_alive=3)) as url, connected(url) as wire:
         wire.sendall(raw(None, "GET", "/health"))
@@ -224,6 +230,7 @@ def test_an_idle_connection_is_kept_so_long_as_was_set(settings: Settings) -> No
     assert time.monotonic() - started > 2  # counted from the last answer
 
 
+@pytest.mark.spec("FR-022")
 def test_who_takes_nothing_of_an_answer_is_let_go(settings: Settings, database_url: str) -> None:
     from test_long_lists import give
 
@@ -252,6 +259,7 @@ def crowd(app: Application, count: int, sent: bytes) -> Iterator[list[socket.soc
         yield wires
 
 
+@pytest.mark.spec("FR-022")
 @pytest.mark.parametrize("sent", [b"", HALF], ids=["silent", "half heads"])
 def test_a_hundred_half_heads_on_64_files_leave_room_for_the_honest(database_url: str, sent: bytes) -> None:
     with application(database_url, program=WITH_64_FILES) as app:
@@ -275,6 +283,7 @@ def begin(url: str, sent: bytes, stack: ExitStack) -> socket.socket:
     return wire
 
 
+@pytest.mark.spec("FR-022")
 def test_who_is_waited_for_makes_room_and_who_is_served_stays() -> None:
     going = threading.Event()
 
@@ -329,6 +338,7 @@ TRAILERS: dict[str, Callable[[User], str]] = {
 }
 
 
+@pytest.mark.spec("FR-023")
 @pytest.mark.parametrize("name", TRAILERS)
 @pytest.mark.parametrize("late", [False, True], ids=["at once", "late"])
 def test_a_trailer_is_no_header(base_url: str, alice: User, name: str, *, late: bool) -> None:
@@ -353,6 +363,7 @@ def test_a_trailer_is_no_header(base_url: str, alice: User, name: str, *, late: 
     assert len(alice.list()) == 1
 
 
+@pytest.mark.spec("FR-023")
 @pytest.mark.parametrize("protocol", ["h2c", "websocket", "TLS/1.0, HTTP/2.0"])
 @pytest.mark.parametrize("framing", ["length", "chunked"])
 def test_an_upgrade_that_is_not_known_is_served_as_if_there_were_none(
@@ -377,6 +388,7 @@ def test_an_upgrade_that_is_not_known_is_served_as_if_there_were_none(
     assert len(alice.list()) == 2
 
 
+@pytest.mark.spec("FR-023")
 @pytest.mark.parametrize("later", [False, True], ids=["at once", "later"])
 def test_what_is_behind_connect_is_never_a_request(base_url: str, alice: User, *, later: bool) -> None:
     create = raw(alice, "POST", alice.tasks, "Content-Length: 13", body=b'{"title":"x"}')

@@ -172,6 +172,7 @@ def test_there_are_enough_shapes() -> None:
     assert len({*REFUSED.values(), *SERVED.values(), *LAST.values()}) >= 100
 
 
+@pytest.mark.spec("FR-023")
 @pytest.mark.parametrize("shape", REFUSED.values(), ids=REFUSED)
 def test_what_can_be_read_in_two_ways_is_refused_and_nothing_behind_it_served(
     base_url: str, alice: User, shape: bytes
@@ -180,6 +181,7 @@ def test_what_can_be_read_in_two_ways_is_refused_and_nothing_behind_it_served(
     assert titles(alice) == []
 
 
+@pytest.mark.spec("FR-023")
 @pytest.mark.parametrize("shape", SERVED.values(), ids=SERVED)
 def test_what_can_be_read_in_one_way_is_served_and_so_is_what_comes_behind_it(
     base_url: str, alice: User, shape: bytes
@@ -188,6 +190,7 @@ def test_what_can_be_read_in_one_way_is_served_and_so_is_what_comes_behind_it(
     assert titles(alice) == ["canary", "shape"]
 
 
+@pytest.mark.spec("FR-023")
 @pytest.mark.parametrize("shape", LAST.values(), ids=LAST)
 def test_nothing_is_served_behind_the_last_request(base_url: str, alice: User, shape: bytes) -> None:
     assert told(base_url, alice, shape) == [b"201"]
