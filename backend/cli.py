@@ -18,6 +18,7 @@ import typer
 
 from backend import logs, server
 from backend.errors import OperatorError
+from backend.limits import Limits, most_connections
 from backend.metrics import publish
 from backend.settings import ENV_FILE, Settings, load_settings
 
@@ -68,7 +69,13 @@ def dev(
             progress.stop()
             print(_welcome(f"http://127.0.0.1:{port}", database, settings), flush=True)
 
-        server.run(listener, listening, reload=reload, reload_dirs=[str(ENV_FILE.parent)] if reload else None)
+        server.run(
+            listener,
+            listening,
+            _limits(settings),
+            reload=reload,
+            reload_dirs=[str(ENV_FILE.parent)] if reload else None,
+        )
 
 
 @cli.command()
@@ -118,7 +125,7 @@ def demo(
             progress.stop()
             print(f"\n  Todo  {address}\n  API   http://127.0.0.1:{port}\n\nPress Ctrl-C to stop.", flush=True)
 
-        server.run(listener, listening)
+        server.run(listener, listening, _limits(settings))
 
 
 @cli.command()
@@ -144,7 +151,9 @@ def serve(
         listener = stack.enter_context(server.listener(host, port) if fd is None else server.inherited(fd))
         if settings.metrics_port:
             stack.enter_context(publish(host, settings.metrics_port))
-        server.run(listener, lambda: None, workers=workers, proxy_headers=bool(proxies), forwarded_allow_ips=proxies)
+        limits = _limits(settings)
+        options = {"workers": workers, "proxy_headers": bool(proxies), "forwarded_allow_ips": proxies}
+        server.run(listener, lambda: None, limits, **options)
 
 
 @cli.command()
@@ -208,6 +217,13 @@ def run() -> None:
         cli()
     except OperatorError as error:
         sys.exit(str(error))
+
+
+def _limits(settings: Settings) -> Limits:
+    from backend.db import FIRST_POOL_SIZE
+
+    room = most_connections(settings.max_connections, settings.database_pool_size or FIRST_POOL_SIZE)
+    return Limits(connections=room, keep_alive=settings.keep_alive)
 
 
 def _stop_with_frontend() -> None:

@@ -71,6 +71,14 @@ class Forbidden(Refusal):
         self.user = user
 
 
+class BadRequest(Problem):
+    """It is not HTTP, or two servers could read it in two ways; the connection ends."""
+
+    status = 400
+    detail = "The request is not valid HTTP."
+    errors = [FieldError(loc=["request"], msg=detail, type="http_invalid")]
+
+
 class BadKey(Problem):
     """The header Idempotency-Key is not one to 255 visible characters."""
 
@@ -129,6 +137,13 @@ class MethodNotAllowed(Problem):
         self.headers = {"Allow": ", ".join(allowed)}
 
 
+class TooSlow(Problem):
+    """The request takes too long to arrive; the connection ends."""
+
+    status = 408
+    detail = "The request took too long to arrive."
+
+
 class TooLarge(Problem):
     status = 413
     detail = "The request body is too large."
@@ -137,6 +152,13 @@ class TooLarge(Problem):
 class UnsupportedMediaType(Problem):
     status = 415
     detail = "The request body must be application/json."
+
+
+class HeadTooLarge(Problem):
+    """The URL and the headers together; the connection ends."""
+
+    status = 431
+    detail = "The URL and the headers of the request are too large."
 
 
 class Unavailable(Problem):

@@ -37,7 +37,7 @@ class WithRequestId(logging.Filter):
     """Adds the id of the request that is being served to each line, and an event to those of libraries."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        record.request_id = request_id.get()
+        record.request_id = getattr(record, "request_id", request_id.get())
         record.event = getattr(record, "event", "server" if record.name.startswith("uvicorn") else "other")
         return True
 

@@ -92,8 +92,8 @@ class Envelope:
             elif name == b"access-control-request-method":
                 asked = value
             elif name == b"upgrade":
-                # The HTTP parser takes what follows the head of an upgrade for another protocol; the next request
-                # would begin in the middle of this one's body.
+                # `serve` hands none on. Another server's parser may take what follows for another protocol, and the
+                # next request would begin in the middle of this one's body.
                 closing = [(b"connection", b"close")]
         # No secret: the system's own random numbers, a call of the kernel each, would be 2 % of a request.
         request_id = request_id or f"{getrandbits(128):032x}"

@@ -1,57 +1,39 @@
 """How is the application run by uvicorn?"""
 
+import asyncio
 import gc
 import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
 from uvicorn.supervisors import ChangeReload, Multiprocess
 
 from backend.errors import OperatorError
+from backend.limits import Client, Crowd, Limits
+from backend.protocol import HttpConnection
 
 APPLICATION = "backend.main:app"
 BACKLOG = 2_048
 DRAIN_SECONDS = 30
-LINGER_SECONDS = 2
 
 
-class DrainingProtocol(HttpToolsProtocol):
-    """Lets idle connections live a little when the server stops: a request may be on its way on one of them.
+class Http:
+    """Makes a connection for each client; given to uvicorn as its protocol class, and to the workers with it."""
 
-    Every answer from then on asks the client to take a new connection, which another process will accept.
-    """
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._crowd: Crowd | None = None
 
-    _answered: RequestResponseCycle | None = None
-
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self._answered = cycle
-        super()._start_asgi_task(cycle, app)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the request that is being answered; uvicorn tells the newest, which may wait behind it."""
-        if (cycle := self._answered) and not cycle.response_complete:
-            cycle.disconnected = True
-            cycle.message_event.set()
-        super().connection_lost(exc)
-
-    def shutdown(self) -> None:
-        closing = (b"connection", b"close")
-        if closing not in self.server_state.default_headers:
-            self.server_state.default_headers.append(closing)
-        self.loop.call_later(LINGER_SECONDS, super().shutdown)
-
-    def eof_received(self) -> bool | None:  # type: ignore[override]  # uvicorn's never keeps the way back open
-        """Answer a client that has ended its own direction after a whole request, as RFC 9112, 9.6 lets it; TLS ends
-        both directions at once."""
-        cycle = self.cycle
-        if cycle is None or cycle.response_complete or cycle.more_body:
-            return None
-        cycle.keep_alive = False
-        return True
+    def __call__(
+        self, config: uvicorn.Config, server_state: ServerState, app_state: dict[str, Any], _loop: object = None
+    ) -> HttpConnection:
+        if self._crowd is None:
+            self._crowd = Crowd(self._limits, cast("set[Client]", server_state.connections))
+        return HttpConnection(self._crowd, config.loaded_app, app_state, server_state.tasks)
 
 
 class _Config(uvicorn.Config):
@@ -108,14 +90,14 @@ def inherited(number: int) -> Iterator[socket.socket]:
         yield taken
 
 
-def run(taken: socket.socket, listening: Callable[[], None], **options: Any) -> NoReturn:
+def run(taken: socket.socket, listening: Callable[[], None], limits: Limits, **options: Any) -> NoReturn:
     """Serve until SIGINT or SIGTERM and finish what is under way; ends with SystemExit.
 
     The application reads its settings from the environment, in this process or in those that it starts.
     """
     config = _Config(
         APPLICATION,
-        http=DrainingProtocol,
+        http=cast("type[asyncio.Protocol]", Http(limits)),
         log_config=None,
         access_log=False,
         server_header=False,

@@ -115,6 +115,8 @@ class Settings(BaseSettings):
     metrics_port: Annotated[int, Field(ge=1, le=65_535)] | None = None
     log_format: Literal["json", "text"] = "json"
     request_deadline: Annotated[float, Field(gt=0, le=300)] = 10
+    keep_alive: Annotated[float, Field(ge=1, le=3_600)] = 130
+    max_connections: Annotated[int, Field(ge=1, le=100_000)] | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -1,5 +1,6 @@
 """What does an error of the database mean: was anything done, may it be tried again, who must mend it?"""
 
+import errno
 import logging
 import ssl
 
@@ -76,8 +77,8 @@ def may_pass(error: BaseException) -> bool:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether the server has no connection left for us."""
-    return isinstance(error, postgres.TooManyConnectionsError)
+    """Whether the server has no connection left for us, or this process no file for one."""
+    return isinstance(error, postgres.TooManyConnectionsError) or getattr(error, "errno", None) == errno.EMFILE
 
 
 def obstacle(error: BaseException) -> str:

@@ -1,26 +1,42 @@
 """How does a test run the application, and see what it asks the database?"""
 
+import asyncio
 import re
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from backend.connection import APPLICATION_NAME, EXAMINE, SYNC
+from backend.limits import Limits
 from backend.main import create_app
-from backend.server import listener
-from backend.settings import Settings
+from backend.server import Http, listener
+from backend.settings import Settings, load_settings
 
 _SCOPED = re.compile(r"WHERE ((?! OR ).)*\btask\.user_id = \$\d((?! OR ).)*$|^INSERT INTO task \(user_id, ")
 
 
 @contextmanager
-def serving(settings: Settings) -> Iterator[str]:
-    """Serve the application on a free port until the block ends; yields its base URL."""
-    config = uvicorn.Config(create_app(settings), log_config=None, access_log=False, server_header=False, ws="none")
+def serving(
+    settings: Settings | None,
+    limits: Limits = Limits(),  # noqa: B008 - it is frozen
+    app: ASGIApp | None = None,
+    **options: Any,
+) -> Iterator[str]:
+    """Serve the application, or another one, on a free port until the block ends; yields its base URL."""
+    config = uvicorn.Config(
+        app or create_app(settings or load_settings()),
+        http=cast("type[asyncio.Protocol]", Http(limits)),
+        log_config=None,
+        access_log=False,
+        ws="none",
+        **options,
+    )
     server = uvicorn.Server(config)
     with listener("127.0.0.1", 0) as taken:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]})

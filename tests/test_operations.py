@@ -1,10 +1,12 @@
 """Does docs/operations.md list every setting, signal, log event and metric, and nothing that is not there?"""
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 from uvicorn.supervisors import Multiprocess
 
+from backend.limits import Limits
 from backend.settings import Settings
 from backend.trouble import MISTAKEN
 
@@ -57,6 +59,13 @@ def test_every_metric_is_listed() -> None:
 
     assert len(published) == len(kinds) >= 9
     assert listed("Metrics") == published
+
+
+def test_every_limit_is_listed_with_its_value() -> None:
+    rows = PAGE.split("## Limits\n")[1].split("\n## ")[0]
+    values = {name: float(value) for name, value in re.findall(r"^\| `(\w+)` \| (\d+) \|", rows, re.MULTILINE)}
+
+    assert values == {field.name: field.default for field in fields(Limits)}
 
 
 def test_every_signal_is_listed() -> None:

@@ -190,11 +190,12 @@ NO_REQUESTS = {
 
 @pytest.mark.spec("FR-016")
 @pytest.mark.parametrize("line", NO_REQUESTS.values(), ids=NO_REQUESTS)
-def test_what_is_no_request_gets_a_plain_400_that_echoes_nothing(base_url: str, line: bytes) -> None:
+def test_what_is_no_request_gets_a_400_that_echoes_nothing(base_url: str, line: bytes) -> None:
     with recorded() as lines:
         answer = exchange(base_url, line + b"\r\nHost: test\r\n\r\n")
 
-    assert (answer.status_code, answer.text) == (400, "Invalid HTTP request received.")
+    assert (answer.status_code, answer.json()["detail"]) == (400, "The request is not valid HTTP.")
+    assert [error["type"] for error in answer.json()["errors"]] == ["http_invalid"]
     assert answer.headers["connection"] == "close"
     assert [line for line in lines if "ERROR" in line or "Traceback" in line] == []
 

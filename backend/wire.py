@@ -1,0 +1,41 @@
+"""How does an answer look on the wire?"""
+
+from http import HTTPStatus
+from random import getrandbits
+
+import orjson
+
+from backend.answers import CONTENT_TYPE, PRIVATE, Headers
+from backend.errors import Problem
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+LAST_CHUNK = b"0\r\n\r\n"
+CLOSE = (b"connection", b"close")
+CHUNKED = (b"transfer-encoding", b"chunked")
+STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}".encode() for status in HTTPStatus}
+
+
+def head(status: int, date: bytes, headers: Headers) -> bytes:
+    """Return the head of an answer; raises ValueError if a header holds a line break, and would so be two."""
+    lines = [STATUS_LINES[status], b"date: " + date, *map(b": ".join, headers), b"\r\n"]
+    written = b"\r\n".join(lines)
+    if written.count(b"\n") != len(lines) or written.count(b"\r") != len(lines):
+        raise ValueError("A header of the answer holds a line break.")
+    return written
+
+
+def chunk(body: bytes) -> bytes:
+    """Return a piece of a body whose length was not told (RFC 9112, 7.1); an empty one would be the end."""
+    return b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+
+
+def refusal(problem: Problem, date: bytes) -> tuple[str, bytes]:
+    """Return the answer to what never became a request, and its id; the connection ends with it."""
+    request_id = f"{getrandbits(128):032x}"
+    content: dict[str, object] = {"detail": problem.detail}
+    if problem.errors is not None:
+        content["errors"] = problem.errors
+    body = orjson.dumps(content)
+    length = (b"content-length", b"%d" % len(body))
+    told = [(b"x-request-id", request_id.encode()), (b"vary", b"Origin"), CLOSE]
+    return request_id, head(problem.status, date, [CONTENT_TYPE, length, *PRIVATE, *told]) + body
