@@ -222,7 +222,7 @@ def ask_as_of_old(user: User) -> tuple[http.client.HTTPResponse, bytes]:
 
 @pytest.mark.spec("FR-021")
 def test_a_client_that_knows_no_chunks_gets_all_until_the_connection_ends(
-    app: Application, carol: User, relay: Relay, database_url: str
+    carol: User, relay: Relay, database_url: str
 ) -> None:
     newest_first = give(database_url, carol, 3 * PAGE)
 
