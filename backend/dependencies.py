@@ -9,7 +9,7 @@ import orjson
 from asyncpg import Record
 from fastapi import Depends, Header, Path, Request, Security
 from fastapi.security import HTTPBearer
-from starlette.types import Receive
+from starlette.types import Scope
 
 from backend import statements
 from backend.answers import Pages
@@ -17,6 +17,7 @@ from backend.auth.jwt import TokenVerifier, bearer_token
 from backend.db import Database
 from backend.errors import Forbidden, KeyReused, NotReady, TaskNotFound
 from backend.models import MAX_ID, TaskCreate, TaskUpdate
+from backend.turns import Departure
 
 UserId = Annotated[
     str,
@@ -48,10 +49,10 @@ class Tasks:
     when the owner's token does.
     """
 
-    def __init__(self, database: Database, owner: str, expires: float, receive: Receive) -> None:
+    def __init__(self, database: Database, owner: str, expires: float, departure: Departure | None) -> None:
         self._database = database
         self._owner = owner
-        self._receive = receive
+        self._departure = departure
         self.expires = expires
 
     def all(self) -> Pages:
@@ -120,11 +121,6 @@ class Tasks:
     def _turn(self) -> asyncio.Lock:
         return self._database.turn(self._owner)
 
-    async def _departure(self) -> None:
-        """End when the client has gone."""
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-
 
 def open_connections(request: Request) -> int:
     """Return how many connections to the database are open; raise NotReady while it cannot serve."""
@@ -147,7 +143,13 @@ async def owned_tasks(request: Request, user_id: UserId, _token: Annotated[Any, 
     owner = verified.user_id
     if owner != user_id:
         raise Forbidden("foreign-path", owner)
-    return Tasks(state["database"], owner, verified.expires, request.receive)
+    return Tasks(state["database"], owner, verified.expires, _departure(request.scope))
+
+
+def _departure(scope: Scope) -> Departure | None:
+    """Return what ends when the client has left; only our own server tells."""
+    extensions = scope.get("extensions")
+    return extensions and extensions.get("client_left")
 
 
 OwnedTasks = Annotated[Tasks, Depends(owned_tasks)]

@@ -3,6 +3,8 @@
 import asyncio
 import logging
 import resource
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import formatdate
 from itertools import chain
@@ -15,6 +17,7 @@ logger = logging.getLogger(__name__)
 # Files that are neither clients nor connections to the database: the log, the event loop, the key set, the metrics.
 OTHER_FILES = 32
 SECONDS_BETWEEN_LINES = 60
+BEGUN_IN_ONE_TURN = 16
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,36 @@ class Client(Protocol):
         """Close it if it has taken too long."""
 
 
+class Door:
+    """Begins so many requests in one turn of the event loop.
+
+    In a turn each connection to the database brings one answer at most. Where every request that has come is begun at
+    once, a crowd makes the turns long, and the answers few.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._begun = 0
+        self._turning = False
+
+    def enter(self, begin: Callable[[], None]) -> None:
+        """Call it in this turn, or as soon as its turn has come."""
+        if not self._turning:
+            self._turning, self._begun = True, 0
+            self._loop.call_soon(self._turn)
+        if self._begun < BEGUN_IN_ONE_TURN:
+            self._begun += 1
+            begin()
+        else:
+            self._waiting.append(begin)
+
+    def _turn(self) -> None:
+        self._turning, waiting = False, self._waiting
+        for _ in range(min(BEGUN_IN_ONE_TURN, len(waiting))):
+            self.enter(waiting.popleft())
+
+
 class Crowd:
     """All who are connected to this process; once a second each of them is looked at.
 
@@ -66,6 +99,7 @@ class Crowd:
 
     def __init__(self, limits: Limits, everybody: set[Client]) -> None:
         self.limits = limits
+        self.door = Door()
         self.loop = asyncio.get_running_loop()
         self.draining = False
         self.now = 0

@@ -6,6 +6,7 @@ It stands in the place of uvicorn's own protocol class (decision 0013).
 import asyncio
 import logging
 from collections import deque
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
@@ -47,6 +48,8 @@ class HttpConnection(asyncio.Protocol):
         self._discarded = 0
         self._half_closed = False
         self._lingering = False
+        # The client has closed its side. It may still read its answer, but who closes a connection looks the same.
+        self._left = asyncio.Event()
         self._refusal: Problem | None = None
         self._since = crowd.now
         self._written = self._taken = self._taken_at = 0
@@ -70,11 +73,13 @@ class HttpConnection(asyncio.Protocol):
             return False
         last.keep_alive = False
         self._ended = self._half_closed = True
+        self._left.set()
         return True
 
     def connection_lost(self, _error: Exception | None) -> None:
         self.crowd.leave(self)
         self._ended = True
+        self._left.set()
         for exchange in filter(None, (self._current, *self._waiting)):
             exchange.cut = exchange.gone = True
             exchange.wake()
@@ -247,6 +252,7 @@ class HttpConnection(asyncio.Protocol):
             "query_string": query,
             "headers": self._headers,
             "state": self._app_state.copy(),
+            "extensions": {"client_left": self._left.wait},
         }
 
     def _target(self) -> tuple[bytes, bytes]:
@@ -288,6 +294,11 @@ class HttpConnection(asyncio.Protocol):
     def _begin(self, exchange: Exchange) -> None:
         self._current = exchange
         self.crowd.busy(self)
+        self.crowd.door.enter(partial(self._start, exchange))
+
+    def _start(self, exchange: Exchange) -> None:
+        if exchange.gone:
+            return
         exchange.task = self.crowd.loop.create_task(self._serve(exchange))
         self._tasks.add(exchange.task)
 
