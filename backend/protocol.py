@@ -214,7 +214,9 @@ class HttpConnection(asyncio.Protocol):
             self._next()
             self.read_on()
         else:
+            exchange.body.clear()
             self.crowd.awaited(self)
+            self.read_on()
 
     # The rest is its own
 

@@ -187,6 +187,19 @@ def test_a_body_that_nobody_wants_is_read_on_if_it_is_short(
     assert ("connection" in refused.headers) == (not kept)
 
 
+@pytest.mark.parametrize("length", [66_000, 100_000, 130_000])
+def test_a_body_that_nobody_wants_and_that_is_there_already_ends_as_well(
+    base_url: str, alice: User, length: int
+) -> None:
+    refused = raw(None, "POST", alice.tasks, f"Content-Length: {length}", body=b"x" * length)
+
+    with connected(base_url) as line, line.makefile("rb") as file:
+        line.sendall(refused + raw(alice, "GET", alice.tasks, "Connection: close"))
+        statuses = [each.split(b" ", 1)[0] for each in file.read().split(b"HTTP/1.1 ")[1:]]
+
+    assert statuses in ([b"401", b"200"], [b"401"])
+
+
 def test_who_asked_first_and_was_refused_may_have_sent_no_body(base_url: str, alice: User) -> None:
     """Its next request would be taken for the body."""
     with connected(base_url) as line:
