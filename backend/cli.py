@@ -153,7 +153,7 @@ def serve(
             stack.enter_context(publish(host, settings.metrics_port))
         limits = _limits(settings)
         options = {"workers": workers, "proxy_headers": bool(proxies), "forwarded_allow_ips": proxies}
-        server.run(listener, lambda: None, limits, **options)
+        server.run(listener, lambda: None, limits, stop_delay=settings.stop_delay, **options)
 
 
 @cli.command()

@@ -125,8 +125,8 @@ class Tasks:
 def open_connections(request: Request) -> int:
     """Return how many connections to the database are open; raise NotReady while it cannot serve."""
     database: Database = request.state.database
-    if database.obstacle:
-        raise NotReady(database.obstacle)
+    if obstacle := "stopping" if request.scope.get("extensions", {}).get("leaving") else database.obstacle:
+        raise NotReady(obstacle)
     return database.pool.open
 
 

@@ -102,6 +102,7 @@ class Crowd:
         self.door = Door()
         self.loop = asyncio.get_running_loop()
         self.draining = False
+        self.leaving = False  # draining comes soon
         self.now = 0
         self.date = b""
         self._everybody = everybody

@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 LONGEST_WAIT = 1.0
 # At most so many requests wait, whatever for.
 MOST_WAITING = 4_096
+# Once there was no room, there is none until so much of it is used.
+ROOM_AGAIN = 0.9
 # Without an answer for so long, the database counts as away.
 SILENCE = 0.5
 # Who has waited so long may have left meanwhile.
@@ -77,6 +79,8 @@ class Pool:
         self._closed = False
         self._first_size = self.size = self.most = size
         self.busy = 0
+        # Whether requests need not even come here: no more may wait.
+        self.crowded = False
         # Why connecting fails at present.
         self.failure: BaseException | None = None
 
@@ -157,6 +161,7 @@ class Pool:
             raise self.failure.with_traceback(None)
         if self._turns.waiting >= self._room(waiter.since):
             if not (gives_way := self._turns.last_of_longest(waiter.owner)):
+                self.crowded = True
                 raise Overloaded("too many requests wait")
             gives_way.refuse(Overloaded("too many requests of one user wait"))
             self._turns.leave(gives_way)
@@ -187,7 +192,10 @@ class Pool:
 
     def _next(self) -> Waiter | None:
         """Return whose turn it is, if there is time left for a statement."""
-        latest = self._loop.time() + 2 * self._demand.shortest
+        now = self._loop.time()
+        if self.crowded and self._turns.waiting < ROOM_AGAIN * self._room(now):
+            self.crowded = False
+        latest = now + 2 * self._demand.shortest
         while waiter := self._turns.next():
             if waiter.deadline >= latest:
                 return waiter

@@ -254,7 +254,7 @@ class HttpConnection(asyncio.Protocol):
             "query_string": query,
             "headers": self._headers,
             "state": self._app_state.copy(),
-            "extensions": {"client_left": self._left.wait},
+            "extensions": {"client_left": self._left.wait, "leaving": self.crowd.leaving},
         }
 
     def _target(self) -> tuple[bytes, bytes]:

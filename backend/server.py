@@ -2,10 +2,13 @@
 
 import asyncio
 import gc
+import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from threading import Timer
 from typing import Any, NoReturn, cast
 
 import uvicorn
@@ -28,6 +31,11 @@ class Http:
         self._limits = limits
         self._crowd: Crowd | None = None
 
+    def leave(self) -> None:
+        """Say in `/readyz` that the end is near, and serve on."""
+        if self._crowd:
+            self._crowd.leaving = True
+
     def __call__(
         self, config: uvicorn.Config, server_state: ServerState, app_state: dict[str, Any], _loop: object = None
     ) -> HttpConnection:
@@ -40,11 +48,24 @@ class _Config(uvicorn.Config):
     """Loads the application without the garbage collector, and keeps it from ever looking at what was loaded: that
     stays, and each look at all of it would stop the requests for 50 ms."""
 
+    stop_delay = 0.0
+
     def load(self) -> None:
         gc.disable()
         super().load()
         gc.freeze()
         gc.enable()
+        if self.stop_delay:
+            stop = signal.getsignal(signal.SIGTERM)
+            signal.signal(signal.SIGTERM, partial(self._stop_later, stop))
+
+    def _stop_later(self, stop: Any, number: int, _frame: object) -> None:
+        """Stop when balancers have had time to ask `/readyz`; another signal meanwhile stops at once."""
+        signal.signal(number, stop)
+        cast("Http", self.http).leave()
+        timer = Timer(self.stop_delay, os.kill, (os.getpid(), number))
+        timer.daemon = True
+        timer.start()
 
 
 class _Server(uvicorn.Server):
@@ -90,7 +111,9 @@ def inherited(number: int) -> Iterator[socket.socket]:
         yield taken
 
 
-def run(taken: socket.socket, listening: Callable[[], None], limits: Limits, **options: Any) -> NoReturn:
+def run(
+    taken: socket.socket, listening: Callable[[], None], limits: Limits, *, stop_delay: float = 0, **options: Any
+) -> NoReturn:
     """Serve until SIGINT or SIGTERM and finish what is under way; ends with SystemExit.
 
     The application reads its settings from the environment, in this process or in those that it starts.
@@ -105,6 +128,7 @@ def run(taken: socket.socket, listening: Callable[[], None], limits: Limits, **o
         timeout_graceful_shutdown=DRAIN_SECONDS,
         **options,
     )
+    config.stop_delay = stop_delay
     if config.should_reload or config.workers > 1:
         listening()
         if config.should_reload:

@@ -114,6 +114,7 @@ class Settings(BaseSettings):
     database_prepared_statements: bool = True
     metrics_port: Annotated[int, Field(ge=1, le=65_535)] | None = None
     log_format: Literal["json", "text"] = "json"
+    stop_delay: Annotated[float, Field(ge=0, le=300)] = 0
     request_deadline: Annotated[float, Field(gt=0, le=300)] = 10
     keep_alive: Annotated[float, Field(ge=1, le=3_600)] = 130
     max_connections: Annotated[int, Field(ge=1, le=100_000)] | None = None

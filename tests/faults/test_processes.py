@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
+import httpx
 import pytest
 from faults.befall import GUARD, befall, settle
 from faults.load import Load
@@ -94,6 +95,19 @@ def empty_list(line: socket.socket) -> bytes:
     while not answer.endswith(b"[]"):
         answer += line.recv(65_536)
     return answer
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_stop_can_be_told_before_it_happens(server: Postgres, listener: socket.socket, workers: int) -> None:
+    arguments = ("--workers", str(workers)) if workers > 1 else ()
+    with application(server.url(), *arguments, listener=listener, processes=workers, STOP_DELAY="2") as app:
+        until(lambda: httpx.get(f"{app.base_url}/readyz").status_code == 200, "it is not ready")
+        app.process.send_signal(signal.SIGTERM)
+        until(lambda: httpx.get(f"{app.base_url}/readyz").status_code == 503, "nobody is told")
+        told, alive = httpx.get(f"{app.base_url}/readyz").json(), httpx.get(f"{app.base_url}/livez").status_code
+
+        assert (told, alive) == ({"detail": "Not ready: stopping."}, 200)
+        assert app.process.wait(GUARD) == 0
 
 
 @pytest.mark.long
