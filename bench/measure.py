@@ -67,7 +67,6 @@ def started(contestant: Contestant, url: str) -> AbstractContextManager[Service]
         "BETTER_AUTH_URL": dataset.ORIGIN,
         "BETTER_AUTH_MODE": "secret",
         "POOL_SIZE": str(POOL_SIZE),
-        "DATABASE_POOL_SIZE": str(POOL_SIZE),
     }
     probe = (f"/api/{SMALL[0].id}/tasks", SMALL[0].token)
     return running(contestant.command, environment | contestant.environment, probe)

@@ -44,7 +44,7 @@ What a request costs here, and what the same request costs when others write the
 - One PostgreSQL with default durability and 101,000 tasks: 1,000 users with 100 each and 100 users with 10, their rows
   interleaved. 1,000 users ask, each with a token of their own. The mixed load is 40 % get one, 20 % list 10, 10 % list
   100, 10 % create, 12 % toggle, 8 % PUT.
-- Everybody serves the same API from one process with ten connections to the database, verifies each token, and passes
+- Everybody serves the same API from one process with ten connections to the database (this backend begins with ten), verifies each token, and passes
   the same check before being measured. Ours runs as in production: access log on. The others write none.
 - The figure is CPU time of the whole process tree, user and kernel, divided by the requests that wrk counted, because
   it does not depend on who else uses the machine's other core. Everybody does each workload in every one of
@@ -93,13 +93,14 @@ With 256 connections:
 
 Failed requests: {_failed(results["near"] + results["many"] + results["far"])}.
 
-## A database that is 10 ms away
+## A database that is far away
 
-Requests a second with 50 connections, and p50 / p95 / p99 in ms. Ten connections that wait for each answer carry ten
-requests in ten milliseconds and the time of a statement; who asks twice carries half. postgres.js does not wait: it
-sends further statements over the same connection (pipelining), which asyncpg cannot.
+Requests a second, and p50 / p95 / p99 in ms, without a setting for the pool. Ten connections that wait for each answer
+carry ten requests in the time of a round trip and a statement; who asks twice carries half. postgres.js does not wait:
+it sends further statements over the same connection (pipelining). asyncpg cannot: here the pool grows instead
+([0017](decisions/0017-the-pool-finds-its-size.md)).
 
-{_latencies(results["far"])}
+{_distances(results["far"])}
 
 ## Start, memory, round trips
 
@@ -168,6 +169,15 @@ def _latencies(samples: Samples) -> str:
     workloads = _kinds(samples, "workload")
     rows = [[name, *(cell(name, each) for each in workloads)] for name in _kinds(samples, "contestant")]
     return _markdown(["", *workloads], rows)
+
+
+def _distances(samples: Samples) -> str:
+    kinds = sorted({(each["distance"], each["connections"]) for each in samples})
+    parts = []
+    for distance, connections in kinds:
+        those = [each for each in samples if (each["distance"], each["connections"]) == (distance, connections)]
+        parts.append(f"A round trip of {distance * 1000:g} ms, {connections} connections:\n\n{_latencies(those)}")
+    return "\n\n".join(parts)
 
 
 def _services(results: dict[str, Any]) -> str:
