@@ -44,7 +44,7 @@ What a request costs here, and what the same request costs when others write the
 - One PostgreSQL with default durability and 101,000 tasks: 1,000 users with 100 each and 100 users with 10, their rows
   interleaved. 1,000 users ask, each with a token of their own. The mixed load is 40 % get one, 20 % list 10, 10 % list
   100, 10 % create, 12 % toggle, 8 % PUT.
-- Everybody serves the same API from one process with ten connections to the database (this backend begins with ten), verifies each token, and passes
+- Everybody serves the same API from one process with ten connections to the database, verifies each token, and passes
   the same check before being measured. Ours runs as in production: access log on. The others write none.
 - The figure is CPU time of the whole process tree, user and kernel, divided by the requests that wrk counted, because
   it does not depend on who else uses the machine's other core. Everybody does each workload in every one of
