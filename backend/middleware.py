@@ -62,7 +62,8 @@ class Envelope:
         started, status, ended = time.perf_counter(), 0, False
         app, request_id, added = self._addressed(scope)
         logs.request_id.set(request_id)
-        if app is self._app and _crowded(scope):
+        # Only what needs the database; the checks and the document do not.
+        if (state := scope.get("state")) and state["database"].pool.crowded and scope["path"].startswith("/api/"):
             await self._turn_away(scope, send, added)
             return
         self._metrics.in_flight += 1
@@ -136,12 +137,6 @@ class Envelope:
         # Whatever arrives here is a bug, and its words are for the log alone.
         logger.error("failed %s", where(scope), exc_info=error, extra={"event": "failed"})
         return InternalError()
-
-
-def _crowded(scope: Scope) -> bool:
-    """Whether this request needs the database, and too many wait for it already."""
-    database = scope["state"].get("database") if "state" in scope else None
-    return database is not None and database.pool.crowded and scope["path"].startswith("/api/")
 
 
 def _readable_by(origin: str) -> Headers:

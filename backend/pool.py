@@ -18,8 +18,8 @@ logger = logging.getLogger(__name__)
 
 # All times are in seconds. A request waits so long while the database answers, and longer only while it is away.
 LONGEST_WAIT = 1.0
-# At most so many requests wait, whatever for.
-MOST_WAITING = 4_096
+# So many requests may always wait, and at most so many do, whatever for.
+ALWAYS_WAITING, MOST_WAITING = 128, 4_096
 # Once there was no room, there is none until so much of it is used.
 ROOM_AGAIN = 0.9
 # Without an answer for so long, the database counts as away.
@@ -173,7 +173,7 @@ class Pool:
         """How many may wait: while the database answers as many as it serves before they have waited too long."""
         if self._demand.rate is None or not self._answers(now):
             return MOST_WAITING
-        return min(max(self._demand.rate * LONGEST_WAIT, 2 * self.size), MOST_WAITING)
+        return min(max(self._demand.rate * LONGEST_WAIT, 2 * self.size, ALWAYS_WAITING), MOST_WAITING)
 
     def _answers(self, now: float) -> bool:
         return now - self._answered <= SILENCE and now >= self._patient_until

@@ -19,7 +19,7 @@ from relay import Relay
 
 from backend.errors import OperatorError
 from bench import dataset, long_lists, report
-from bench.contestants import CONTESTANTS, OURS, WORKERS, Contestant
+from bench.contestants import BARE, CONTESTANTS, FASTIFY, OURS, WORKERS, Contestant
 from bench.measure import ADDRESS, CONNECTIONS, MANY, URL, Bench, Sample, database, serving, started, through
 from bench.service import Service
 from bench.workloads import BIG, TASK, WORKLOADS, Workload, chosen
@@ -94,16 +94,17 @@ def _all(url: str, rounds: int, seconds: int) -> dict[str, Any]:
 
 
 def _far(url: str, seconds: int) -> list[dict[str, Any]]:
-    """Measure whoever can bear a crowd, at each distance, with few and with many connections."""
-    hardy, samples = [each for each in CONTESTANTS if each.most >= MANY], []
-    with Relay((ADDRESS, 5432)).running() as relay, serving(hardy, through(relay.port)) as services:
+    """Measure this backend, a pool that does not grow, and pipelining, at each distance."""
+    samples: list[dict[str, Any]] = []
+    three = [OURS, BARE, FASTIFY]
+    with Relay((ADDRESS, 5432)).running() as relay, serving(three, through(relay.port)) as services:
         bench = Bench(url, services, seconds)
         for distance in FAR:
             relay.delay = distance / 2
             for connections in (CONNECTIONS, MANY):
                 # A pool that grows has the time to do so.
-                list(bench.rounds(hardy, chosen("get one"), connections=connections, count=1))
-                rounds = bench.rounds(hardy, chosen(*FAR_WORKLOADS), connections=connections, count=1)
+                list(bench.rounds(three, chosen("get one"), connections=connections, count=1))
+                rounds = bench.rounds(three, chosen(*FAR_WORKLOADS), connections=connections, count=1)
                 where = {"distance": distance, "connections": connections}
                 samples += [_told(sample) | where for sample in rounds]
     return samples

@@ -34,8 +34,8 @@ def error_response(sqlstate: str, message: str) -> bytes:
 
 
 def executes(sent: bytes) -> bool:
-    """Whether the client runs one of our statements: B binds arguments to it."""
-    return sent[:1] == b"B"
+    """Whether the client runs one of our prepared statements: B binds arguments to it."""
+    return sent[:1] == b"B" and b"todo_" in sent
 
 
 def first(count: int) -> Callable[[bytes], bool]:

@@ -14,7 +14,7 @@ import pytest
 from databases import ask, execute, using
 from lists import give, memory
 from people import User
-from relay import Relay, error_response, relayed
+from relay import Relay, error_response, executes, relayed
 from running import StatementLog, serving, unscoped
 from servers import Application, application, until
 
@@ -111,7 +111,7 @@ def at_page(number: int, then: Callable[[], bytes | None]) -> Callable[[bytes], 
     pages = iter(range(1, number))
 
     def passing(sent: bytes) -> bytes | None:
-        return then() if sent[:1] == b"B" and next(pages, None) is None else None
+        return then() if executes(sent) and next(pages, None) is None else None
 
     return passing
 

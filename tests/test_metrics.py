@@ -40,6 +40,7 @@ def test_two_workers_are_counted_together(database_url: str) -> None:
                 user.http.get(f"/api/{user.id}x/tasks")
                 user.http.get(user.tasks, headers={"Authorization": f"Bearer {signed(user.id, secret='x' * 32)}"})
         served = {line["request_id"] for line in app.events("request")}
+        time.sleep(3 * GAUGES_EVERY)
         counted = scrape(port)
 
         serving = workers(app)

@@ -213,7 +213,8 @@ async def test_more_than_may_wait_are_refused_at_once_the_greediest_first(
         assert await outcome(each) is held
 
 
-async def test_as_many_may_wait_as_are_served_in_time(server: Server) -> None:
+async def test_as_many_may_wait_as_are_served_in_time(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ALWAYS_WAITING", 1)
     pool = server.pool()
     line = await pool.acquire("", now() + LATER)
     waiting = [asking(pool, f"user {number}") for number in range(3)]

@@ -21,8 +21,9 @@ def broken_url(settings: Settings, database_url: str) -> Iterator[str]:
     """The API on a table whose column was changed by hand to a type that no statement of ours fits."""
     with own_database(database_url) as url:
         upgrade(url)
-        execute(url, "ALTER TABLE task ALTER completed DROP DEFAULT, ALTER completed TYPE text")
-        with serving(using(settings, url)) as broken:
+        execute(url, "ALTER TABLE task ALTER user_id TYPE bigint USING 1")
+        # Prepared beforehand, the statements would be refused while connecting, which is a 503.
+        with serving(using(settings, url, database_prepared_statements=False)) as broken:
             yield broken
 
 

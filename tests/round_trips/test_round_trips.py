@@ -151,7 +151,7 @@ def sever(url: str, application: str = "todo-backend") -> None:
 
     async def ask() -> None:
         connection = await asyncpg.connect(**connect_arguments(url))
-        query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1"
+        query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE $1 || '%'"
         await connection.fetch(query, application)
         await connection.close()
 
