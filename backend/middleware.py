@@ -62,8 +62,9 @@ class Envelope:
         started, status, ended = time.perf_counter(), 0, False
         app, request_id, added = self._addressed(scope)
         logs.request_id.set(request_id)
-        # Only what needs the database; the checks and the document do not.
-        if (state := scope.get("state")) and state["database"].pool.crowded and scope["path"].startswith("/api/"):
+        # Only what needs the database: neither the checks and the document nor a preflight do.
+        crowded = (state := scope.get("state")) and state["database"].pool.crowded
+        if crowded and app is self._app and scope["path"].startswith("/api/"):
             await self._turn_away(scope, send, added)
             return
         self._metrics.in_flight += 1
