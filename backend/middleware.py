@@ -23,7 +23,6 @@ logger = logging.getLogger(__name__)
 PREFLIGHT_SECONDS = 7_200
 EXPOSED = ("WWW-Authenticate", "Retry-After", "X-Request-Id")
 VARY = (b"vary", b"Origin")
-# A JWT begins with eyJ, which is {" in base64url; some frontends put it where it does not belong.
 CROWDED = orjson.dumps({"detail": Overloaded.detail})
 CROWDED_HEADERS = [
     CONTENT_TYPE,
@@ -31,6 +30,7 @@ CROWDED_HEADERS = [
     *PRIVATE,
     *((name.lower().encode(), value.encode()) for name, value in Overloaded.headers.items()),
 ]
+# A JWT begins with eyJ, which is {" in base64url; some frontends put it where it does not belong.
 _REQUEST_ID = re.compile(rb"(?!eyJ)[A-Za-z0-9._~-]{1,128}")
 _TOKEN = re.compile(r"eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9._-]*")
 

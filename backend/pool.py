@@ -115,7 +115,11 @@ class Pool:
         finally:
             self._turns.leave(waiter)
             waiter.settle()
-            self._metrics.waited(self._loop.time() - waiter.since)
+            now = self._loop.time()
+            self._metrics.waited(now - waiter.since)
+            # Whoever leaves makes room, also without a connection: nobody else comes here meanwhile.
+            if self.crowded and self._turns.waiting < ROOM_AGAIN * self._room(now):
+                self.crowded = False
 
     def release(self, connection: Connection, since: float) -> None:
         """Take a connection back whose statement was sent at `since`."""
@@ -192,10 +196,7 @@ class Pool:
 
     def _next(self) -> Waiter | None:
         """Return whose turn it is, if there is time left for a statement."""
-        now = self._loop.time()
-        if self.crowded and self._turns.waiting < ROOM_AGAIN * self._room(now):
-            self.crowded = False
-        latest = now + 2 * self._demand.shortest
+        latest = self._loop.time() + 2 * self._demand.shortest
         while waiter := self._turns.next():
             if waiter.deadline >= latest:
                 return waiter
@@ -317,8 +318,6 @@ class Pool:
         else:
             self._attempts.discard(this)
             self._opened(connection)
-        finally:
-            self._attempts.discard(this)
 
     def _opened(self, connection: Connection) -> None:
         self._living.add(connection)

@@ -232,6 +232,19 @@ async def test_as_many_may_wait_as_are_served_in_time(server: Server, monkeypatc
     assert waiting[0].done()
 
 
+async def test_there_is_room_again_when_the_last_has_given_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_WAITING", 1)
+    pool = server.pool()
+    held = await pool.acquire("", now() + LATER)
+    last, one_more = asking(pool, "a", seconds=0.05), asking(pool, "b")
+
+    assert await outcome(one_more) is Overloaded
+    assert pool.crowded
+    assert await outcome(last) is TimeoutError
+    assert not pool.crowded
+    answered(pool, held)
+
+
 async def test_nobody_gets_a_connection_without_time_for_a_statement(server: Server) -> None:
     pool = server.pool()
     held = await pool.acquire("", now() + LATER)
