@@ -100,11 +100,16 @@ def empty_list(line: socket.socket) -> bytes:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_stop_can_be_told_before_it_happens(server: Postgres, listener: socket.socket, workers: int) -> None:
     arguments = ("--workers", str(workers)) if workers > 1 else ()
-    with application(server.url(), *arguments, listener=listener, processes=workers, STOP_DELAY="2") as app:
-        until(lambda: httpx.get(f"{app.base_url}/readyz").status_code == 200, "it is not ready")
+    # A connection for each request, so that either worker may answer it.
+    with (
+        application(server.url(), *arguments, listener=listener, processes=workers, STOP_DELAY="4") as app,
+        httpx.Client(base_url=app.base_url, headers={"Connection": "close"}) as client,
+    ):
+        until(lambda: client.get("/readyz").status_code == 200, "it is not ready")
         app.process.send_signal(signal.SIGTERM)
-        until(lambda: httpx.get(f"{app.base_url}/readyz").status_code == 503, "nobody is told")
-        told, alive = httpx.get(f"{app.base_url}/readyz").json(), httpx.get(f"{app.base_url}/livez").status_code
+        # Each worker hears of it by itself.
+        until(lambda: all(client.get("/readyz").status_code == 503 for _ in range(20)), "nobody is told")
+        told, alive = client.get("/readyz").json(), client.get("/livez").status_code
 
         assert (told, alive) == ({"detail": "Not ready: stopping."}, 200)
         assert app.process.wait(GUARD) == 0
