@@ -16,14 +16,14 @@ from weakref import WeakValueDictionary
 from asyncpg import Record
 from asyncpg import exceptions as postgres
 
-from backend import trouble
-from backend.connection import APPLICATION_NAME, TIME_LIMIT, Connection
-from backend.database_url import connect_arguments, direct
+from backend.database import failures
+from backend.database.connection import APPLICATION_NAME, TIME_LIMIT, Connection
+from backend.database.pool import CONNECT_LIMIT, Pool
+from backend.database.statements import Again, Statement
+from backend.database.url import connect_arguments, direct
+from backend.database.waiters import Departure
 from backend.errors import InternalError, OutcomeUnknown, Overloaded, Unavailable
-from backend.metrics import NoMetrics
-from backend.pool import CONNECT_LIMIT, Pool
-from backend.statements import Again, Statement
-from backend.turns import Departure
+from backend.telemetry.metrics import NoMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +38,8 @@ MOST_SENT = 3
 FIRST_LOOK, LAST_LOOK = 0.1, 5.0
 LOOK_FOR_MORE = 2.0
 
-ABANDONED: trouble.Errors = (*trouble.BROKEN, asyncio.CancelledError)
-NO_SERVICE: trouble.Errors = (Overloaded, *trouble.UNREACHABLE)
+ABANDONED: failures.Errors = (*failures.BROKEN, asyncio.CancelledError)
+NO_SERVICE: failures.Errors = (Overloaded, *failures.UNREACHABLE)
 ALREADY_DONE: list[Any] = [{}]
 
 
@@ -74,8 +74,8 @@ class Database:
             self._connect,
             size=pool_size or FIRST_POOL_SIZE,
             patience=deadline,
-            transient=trouble.may_pass,
-            full=trouble.is_full,
+            transient=failures.may_pass,
+            full=failures.is_full,
             metrics=metrics,
             want_more=self._look_for_more,
         )
@@ -98,7 +98,7 @@ class Database:
                 rows = await self._try(attempt)
             except NO_SERVICE as error:
                 if attempt.goes_on_after(error) and asyncio.get_running_loop().time() < deadline:
-                    logger.warning("Sending again: %s", trouble.describe(error), extra={"event": "retry"})
+                    logger.warning("Sending again: %s", failures.describe(error), extra={"event": "retry"})
                     self._metrics.retry()
                     continue
                 raise self._refusal(attempt, error) from error
@@ -106,7 +106,7 @@ class Database:
                 error.detail = None  # It quotes the row, which is the client's text and nothing for the log.
                 raise
             except OverflowError as error:
-                trouble.log_unreadable_date(attempt.owner)
+                failures.log_unreadable_date(attempt.owner)
                 raise InternalError("unreadable-date") from error
             return rows or (ALREADY_DONE if attempt.in_doubt and statement.again is Again.GONE else rows)
 
@@ -152,9 +152,9 @@ class Database:
         else:
             self._metrics.unavailable()
             cause = error if attempt.sending else self.pool.failure or error
-            trouble.log_failure(cause)
+            failures.log_failure(cause)
             if attempt.sending or self.pool.failure:
-                self.obstacle = trouble.obstacle(cause)
+                self.obstacle = failures.obstacle(cause)
                 self._look()
         if attempt.in_doubt and not attempt.statement.reads:
             return OutcomeUnknown("database", try_again=attempt.statement.client_again)
@@ -209,8 +209,8 @@ class Database:
                 self.pool.release(connection, since)
         except Overloaded:
             pass
-        except trouble.NOT_CONNECTED as error:
-            self.obstacle = trouble.obstacle(self.pool.failure or error)
+        except failures.NOT_CONNECTED as error:
+            self.obstacle = failures.obstacle(self.pool.failure or error)
         return not self.obstacle
 
 
@@ -229,9 +229,9 @@ class _Attempt:
 
     def goes_on_after(self, error: BaseException) -> bool:
         """Whether it may be sent again; keeps in mind what may have been done."""
-        if not self.sending or not isinstance(error, trouble.BROKEN):
+        if not self.sending or not isinstance(error, failures.BROKEN):
             return False
-        unsent = isinstance(error, trouble.UNSENT)
+        unsent = isinstance(error, failures.UNSENT)
         self.in_doubt |= not unsent
         return self.sent < MOST_SENT and (unsent or self.statement.again is not Again.OTHER)
 

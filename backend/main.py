@@ -8,17 +8,18 @@ from fastapi import FastAPI
 from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from backend import logs, statements
 from backend.auth.jwks import HttpSource, KeySet
 from backend.auth.jwt import TokenVerifier
+from backend.database import statements
 from backend.db import Database
-from backend.docs_page import show_docs
 from backend.errors import MethodNotAllowed, NotFound, Problem
-from backend.metrics import NoMetrics, Prometheus
-from backend.middleware import Envelope
 from backend.routes import health, tasks
-from backend.routing import Route
 from backend.settings import Settings, SettingsError, load_settings
+from backend.telemetry import logs
+from backend.telemetry.metrics import NoMetrics, Prometheus
+from backend.web.docs_page import show_docs
+from backend.web.middleware import Envelope
+from backend.web.routing import Route
 
 DESCRIPTION = """\
 The backend of a multi-user Todo application whose frontend signs people in with [Better Auth](https://better-auth.com).

@@ -21,7 +21,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from backend.database_url import connect_arguments
+from backend.database.url import connect_arguments
 from backend.errors import OperatorError
 
 ENV_FILE = Path(__file__).with_name(".env")

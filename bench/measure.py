@@ -10,8 +10,8 @@ from pathlib import Path
 import orjson
 import psutil
 
-from backend.embedded import embedded_postgres
-from backend.migrate import upgrade
+from backend.commands.migrate import upgrade
+from backend.development.embedded import embedded_postgres
 from bench import dataset
 from bench.check import check
 from bench.contestants import POOL_SIZE, Contestant

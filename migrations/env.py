@@ -1,9 +1,9 @@
-"""Runs the migrations on the connection that `backend.migrate` hands over."""
+"""Runs the migrations on the connection that `backend.commands.migrate` hands over."""
 
 from alembic import context
 from sqlmodel import SQLModel
 
-from backend.migrate import MIGRATION_LOCK, VERSION_TABLE
+from backend.commands.migrate import MIGRATION_LOCK, VERSION_TABLE
 
 connection = context.config.attributes["connection"]
 context.configure(

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from backend import frontend
+from backend.development import frontend
 from backend.errors import OperatorError
 
 

@@ -12,10 +12,10 @@ from typing import Any, cast
 import uvicorn
 from starlette.types import ASGIApp
 
-from backend.connection import APPLICATION_NAME, EXAMINE, SYNC
-from backend.limits import Limits
+from backend.database.connection import APPLICATION_NAME, EXAMINE, SYNC
 from backend.main import create_app
-from backend.server import Http, listener
+from backend.server.limits import Limits
+from backend.server.run import Http, listener
 from backend.settings import Settings, load_settings
 
 _SCOPED = re.compile(r"WHERE ((?! OR ).)*\btask\.user_id = \$\d((?! OR ).)*$|^INSERT INTO task \(user_id, ")

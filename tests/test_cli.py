@@ -21,11 +21,11 @@ from people import ORIGIN, SECRET, User
 from servers import free_port
 from typer.testing import CliRunner
 
-from backend import server
-from backend.cli import cli
-from backend.embedded import embedded_postgres
+from backend.commands.cli import cli
+from backend.commands.migrate import is_current, upgrade
+from backend.development.embedded import embedded_postgres
 from backend.errors import OperatorError
-from backend.migrate import is_current, upgrade
+from backend.server import run as server
 
 ROOT = os.geteuid() == 0
 TOKEN = r"^(eyJ[\w-]+\.[\w-]+\.[\w-]+)$"
@@ -278,7 +278,7 @@ def test_serve_never_falls_back_to_the_embedded_database(tree: Tree) -> None:
 
 @pytest.mark.spec("SC-014")
 def test_serving_loads_nothing_that_it_does_not_use(tree: Tree) -> None:
-    serve = "import backend.cli; from backend.main import app"
+    serve = "import backend.commands.cli; from backend.main import app"
     fetch = "import asyncio; from backend.auth.jwks import *; asyncio.run(KeySet(HttpSource('http://127.0.0.1:1')).find('k'))"
     variables = tree.environment(production("postgresql://u:p@127.0.0.1/todo"))
 

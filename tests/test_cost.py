@@ -22,9 +22,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message
 
-from backend import logs
 from backend.main import create_app
 from backend.settings import Settings, load_settings
+from backend.telemetry import logs
 
 MOST_DEARER = 1.15
 # Instructions for each of a bare Starlette route. Who makes a request cheaper writes the new figure down.

@@ -28,15 +28,15 @@ from people import User
 from running import serving
 from servers import certificates, until
 
-from backend import statements
-from backend.database_url import connect_arguments, host, security
+from backend.commands.migrate import downgrade, upgrade
+from backend.database import statements
+from backend.database.statements import Again, Statement
+from backend.database.url import connect_arguments, host, security
 from backend.db import Database
-from backend.embedded import embedded_postgres
+from backend.development.embedded import embedded_postgres
 from backend.errors import Unavailable
-from backend.metrics import NoMetrics
-from backend.migrate import downgrade, upgrade
 from backend.settings import Settings
-from backend.statements import Again, Statement
+from backend.telemetry.metrics import NoMetrics
 
 REPOSITORY = Path(__file__).parents[1]
 NEON = "postgresql://neondb_owner:npg_Ab1@ep-cool-darkness-a1b2c3d4-pooler.eu-central-1.aws.neon.tech/neondb"
@@ -340,7 +340,7 @@ def test_a_server_without_tls_never_sees_the_password_where_tls_is_required() ->
 
 
 def test_a_statements_name_comes_from_its_sql_alone() -> None:
-    program = "from backend import statements; print(*(each.name for each in statements.ALL))"
+    program = "from backend.database import statements; print(*(each.name for each in statements.ALL))"
 
     elsewhere = subprocess.run(
         [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True

@@ -20,11 +20,11 @@ import pytest
 from issuer import Answer, Issuer, Signer, answering, compact, issuing, key_set, segment, usual
 from people import ORIGIN, SECRET, signed
 
-from backend import doctor
 from backend.auth import jwt as verifier
 from backend.auth.jwks import parse_key_set
-from backend.doctor import Finding, examine
-from backend.explain import GOOD, MAILED_LINK, SESSION_TOKEN, STEPS, Case, shown, span
+from backend.commands import doctor
+from backend.commands.doctor import Finding, examine
+from backend.commands.token_advice import GOOD, MAILED_LINK, SESSION_TOKEN, STEPS, Case, shown, span
 from backend.settings import Settings, load_settings
 
 ED, RS = Signer("EdDSA", "ed"), Signer("RS256", "rs")

@@ -16,7 +16,7 @@ from servers import free_port
 
 from backend import errors
 from backend.auth import jwt
-from backend.explain import STEPS
+from backend.commands.token_advice import STEPS
 
 ROOT = Path(__file__).parent.parent
 ERRORS = (ROOT / "docs/errors.md").read_text()

@@ -18,15 +18,15 @@ from urllib.parse import parse_qs, urlsplit
 import asyncpg
 import pytest
 
-from backend import embedded
-from backend.embedded import EmbeddedError, embedded_postgres, unsupported
+from backend.development import embedded
+from backend.development.embedded import EmbeddedError, embedded_postgres, unsupported
 
 REPOSITORY = Path(__file__).parents[1]
 ROOT = os.geteuid() == 0
 KEPT = "SELECT word FROM kept"
 LAUNCHER = """
 import pathlib, signal, sys
-from backend.embedded import EmbeddedError, embedded_postgres
+from backend.development.embedded import EmbeddedError, embedded_postgres
 try:
     with embedded_postgres(pathlib.Path(sys.argv[1])) as url:
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -14,7 +14,7 @@ from people import User, signed
 from running import StatementLog
 from servers import ROOT, Postgres, application, debian_postgres, program
 
-from backend.migrate import upgrade
+from backend.commands.migrate import upgrade
 
 
 def create(user: User, key: str | None = "key", **body: Any) -> httpx.Response:
@@ -143,7 +143,9 @@ def test_a_create_its_retry_and_its_refusal_are_one_statement_each(alice: User, 
 # --- What does it cost those who send no key? ---------------------------------------------------------------------
 
 PLAIN = """
-from backend import dependencies, server, statements
+from backend import dependencies
+from backend.server import run as server
+from backend.database import statements
 from sqlalchemy import bindparam
 from sqlalchemy.dialects.postgresql import insert
 from backend.models import Task
@@ -158,7 +160,7 @@ async def add(self, task, key):
     return (await self._database.fetch(statements.CREATE, user_id=self._owner, **values))[0]
 
 dependencies.Tasks.add = add
-from backend.cli import run
+from backend.commands.cli import run
 run()
 """
 ROUNDS, REQUESTS = 5, 1_000

@@ -93,7 +93,7 @@ def test_no_line_can_be_forged_and_nothing_secret_is_written(app: Application, u
 
 def test_answers_need_no_log() -> None:
     write = "logs.access_writer()({'event': 'request', 'status': 200}, 'GET /health', 0.1)"
-    program = f"from backend import logs; logs.configure(as_json=True); {write}; print('written')"
+    program = f"from backend.telemetry import logs; logs.configure(as_json=True); {write}; print('written')"
 
     result = subprocess.run(
         ["sh", "-c", '"$0" -c "$1" 2>&-', sys.executable, program], capture_output=True, text=True, check=True

@@ -18,8 +18,8 @@ from relay import Relay, error_response, executes, relayed
 from running import StatementLog, serving, unscoped
 from servers import Application, application, until
 
-from backend.answers import PAGE, encoded
 from backend.settings import Settings
+from backend.web.answers import PAGE, encoded
 
 ALL_AT_ONCE = """
     SELECT id, user_id, title, description, completed, created_at, updated_at FROM task

@@ -15,8 +15,8 @@ from relay import first, relayed
 from servers import Application, application, free_port, until
 
 from backend.errors import OperatorError
-from backend.metrics import GAUGES_EVERY, publish
 from backend.settings import Settings
+from backend.telemetry.metrics import GAUGES_EVERY, publish
 
 
 def scrape(port: int) -> dict[str, float]:

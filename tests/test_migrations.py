@@ -21,8 +21,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 from sqlmodel import SQLModel
 
-from backend.database_url import direct
-from backend.migrate import MIGRATION_LOCK, VERSION_TABLE, MigrationError, downgrade, is_current, upgrade
+from backend.commands.migrate import MIGRATION_LOCK, VERSION_TABLE, MigrationError, downgrade, is_current, upgrade
+from backend.database.url import direct
 from backend.models import Task
 from backend.settings import Settings
 
@@ -194,7 +194,7 @@ def test_a_second_run_changes_nothing(database: str) -> None:
 
 def test_six_processes_at_once_all_succeed(database: str) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["backend.migrate"])
+    context.set_forkserver_preload(["backend.commands.migrate"])
     processes = [context.Process(target=upgrade, args=[database]) for _ in range(6)]
 
     async def hold_back() -> int:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from uvicorn.supervisors import Multiprocess
 
-from backend.limits import Limits
+from backend.database.failures import MISTAKEN
+from backend.server.limits import Limits
 from backend.settings import Settings
-from backend.trouble import MISTAKEN
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/operations.md").read_text()

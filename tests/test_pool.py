@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from backend import pool as module
-from backend.demand import WINDOW, Demand
+from backend.database import pool as module
+from backend.database.demand import WINDOW, Demand
+from backend.database.pool import Pool
 from backend.errors import Departed, Overloaded
-from backend.metrics import NoMetrics
-from backend.pool import Pool
+from backend.telemetry.metrics import NoMetrics
 
 LATER = 30.0
 

@@ -16,9 +16,9 @@ from running import serving
 from servers import Postgres, certificates, debian_postgres, program, until
 
 from backend import db
-from backend.migrate import downgrade, upgrade
+from backend.commands.migrate import downgrade, upgrade
+from backend.database.failures import OBSTACLES
 from backend.settings import Settings
-from backend.trouble import OBSTACLES
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from databases import ask
 from people import ORIGIN, User, signed
 from servers import application
 
-from backend.embedded import embedded_postgres
-from backend.migrate import upgrade
+from backend.commands.migrate import upgrade
+from backend.development.embedded import embedded_postgres
 
 JSON = {"Content-Type": "application/json"}
 

@@ -14,11 +14,11 @@ from relay import Relay, error_response, executes, first, relayed
 from running import serving
 from servers import ROOT, until
 
-from backend import statements
+from backend.database import statements
+from backend.database.pool import Pool
 from backend.db import Database
-from backend.metrics import NoMetrics
-from backend.pool import Pool
 from backend.settings import Settings
+from backend.telemetry.metrics import NoMetrics
 
 UNCHANGED = "The service is temporarily unavailable, and nothing was changed. Please try again."
 SAFE = "The service became unavailable, and the change may have been made or not. It is safe to try again."

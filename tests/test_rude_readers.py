@@ -16,7 +16,8 @@ from people import User
 from running import StatementLog
 from servers import Application, application, until
 
-from backend.answers import AHEAD, PAGE, PIECE, Listing, Pages
+from backend.tasks import Pages
+from backend.web.answers import AHEAD, PAGE, PIECE, Listing
 
 # A character of four bytes in UTF-8: what a task of the longest kind is made of.
 WIDE = 1_000 * "\U0001f600"

@@ -14,9 +14,9 @@ from databases import execute, own_database
 from people import User
 from running import StatementLog, unscoped
 
-from backend.answers import PAGE
-from backend.migrate import upgrade
-from backend.statements import LIST, LIST_AFTER, Statement
+from backend.commands.migrate import upgrade
+from backend.database.statements import LIST, LIST_AFTER, Statement
+from backend.web.answers import PAGE
 
 MISSING = 2**53
 TITLE = {"title": "Buy bread"}

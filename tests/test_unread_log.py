@@ -18,7 +18,7 @@ from people import signed
 from servers import ROOT, Application, application, free_port, until
 from test_metrics import scrape
 
-from backend.standard_error import StandardError
+from backend.telemetry.standard_error import StandardError
 
 LONG = "x" * 120  # makes a line long, so that few of them fill whatever there is
 NOWHERE = "/" + "x" * 250
@@ -135,7 +135,7 @@ def test_two_workers_write_no_line_into_another(database_url: str, pipe: Pipe) -
 
 
 def program(text: str, errors: int) -> subprocess.Popen[str]:
-    said = f"import logging, os, signal, sys\nfrom backend import logs\n{text}"
+    said = f"import logging, os, signal, sys\nfrom backend.telemetry import logs\n{text}"
     output = subprocess.PIPE
     return subprocess.Popen(
         [sys.executable, "-c", said], cwd=ROOT, stdin=output, stdout=output, stderr=errors, text=True
@@ -262,7 +262,7 @@ def test_where_the_system_knows_no_way_a_thread_waits(pipe: Pipe, monkeypatch: p
     def refused(*_: object) -> int:
         raise PermissionError
 
-    monkeypatch.setattr("backend.standard_error.os.open", refused)
+    monkeypatch.setattr("backend.telemetry.standard_error.os.open", refused)
     lines = kept(StandardError(pipe.input), 1_000)
 
     assert taken(lambda: os.read(pipe.output, SMALLEST), lines) == lines

@@ -7,8 +7,8 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
 from backend.dependencies import open_connections
-from backend.documentation import problems
-from backend.routing import Route
+from backend.web.openapi import problems
+from backend.web.routing import Route
 
 router = APIRouter(tags=["health"], route_class=Route)
 

@@ -5,9 +5,9 @@ from typing import Any
 from fastapi import APIRouter
 
 from backend.dependencies import IdempotencyKey, OwnedTasks, TaskId
-from backend.documentation import problems
 from backend.models import TaskCreate, TaskRead, TaskUpdate
-from backend.routing import OwnedRoute
+from backend.web.openapi import problems
+from backend.web.routing import OwnedRoute
 
 router = APIRouter(prefix="/api/{user_id}/tasks", tags=["tasks"], route_class=OwnedRoute)
 

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import TIMESTAMP
 
-from backend.migrate import MigrationError
+from backend.commands.migrate import MigrationError
 
 revision = "0001"
 down_revision = None

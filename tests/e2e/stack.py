@@ -20,9 +20,9 @@ from pathlib import Path
 import asyncpg
 import httpx
 
-from backend import frontend
-from backend.embedded import embedded_postgres
-from backend.migrate import upgrade
+from backend.commands.migrate import upgrade
+from backend.development import frontend
+from backend.development.embedded import embedded_postgres
 
 ROTATE = """UPDATE jwks SET "expiresAt" = now() - interval '1 second'"""
 

@@ -13,7 +13,7 @@ from chromium import browser
 from commands import Tree, alive, descendants, one_sentence, scratch_tree
 from servers import free_port
 
-from backend import frontend
+from backend.development import frontend
 from backend.errors import OperatorError
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from chromium import browser
 from people import User
 
-from backend import frontend
+from backend.development import frontend
 
 ROOT = Path(__file__).resolve().parents[2]
 

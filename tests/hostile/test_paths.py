@@ -15,9 +15,9 @@ import pytest
 from people import User, signed
 from running import StatementLog
 
-from backend.logs import READABLE, UtcFormatter
 from backend.main import create_app
 from backend.settings import Settings
+from backend.telemetry.logs import READABLE, UtcFormatter
 
 # Method and path, below the list of a user.
 OPERATIONS = [

@@ -18,7 +18,7 @@ from running import serving
 from servers import PATIENCE, Application, application, until
 from starlette.types import Receive, Scope, Send
 
-from backend.limits import Limits, most_connections
+from backend.server.limits import Limits, most_connections
 from backend.settings import Settings
 
 HEAD = Limits.head_bytes

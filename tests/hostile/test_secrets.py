@@ -19,13 +19,13 @@ from people import ORIGIN, SECRET, signed
 from test_database import connect, listening
 from typer.testing import CliRunner
 
-from backend.cli import cli
-from backend.database_url import connect_arguments, host
+from backend.commands.cli import cli
+from backend.database.statements import LIST
+from backend.database.url import connect_arguments, host
 from backend.db import Database
 from backend.errors import Unavailable
-from backend.metrics import NoMetrics
 from backend.settings import Settings, SettingsError, load_settings
-from backend.statements import LIST
+from backend.telemetry.metrics import NoMetrics
 
 NASTY = "@/:?#%[]&=+;,\\ \"'`|^<>{}$!*()\t\n\r\x01\x7f\x85\xa0éß\u2028\u2100\uff0f\uff20\udcff-_.~"
 # No word of a message is made of these letters and digits, and a parser may take them for a port or a byte.

@@ -15,12 +15,12 @@ from relay import Relay, relayed
 from running import serving
 from servers import Postgres, debian_postgres, until
 
-from backend.answers import PAGE
-from backend.connection import Connection
-from backend.database_url import connect_arguments
-from backend.migrate import upgrade
+from backend.commands.migrate import upgrade
+from backend.database.connection import Connection
+from backend.database.statements import ALL
+from backend.database.url import connect_arguments
 from backend.settings import Settings, load_settings
-from backend.statements import ALL
+from backend.web.answers import PAGE
 
 POOL_SIZE = 4
 OPERATIONS = ("list", "get", "create", "update", "toggle", "delete")

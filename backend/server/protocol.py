@@ -13,10 +13,10 @@ from urllib.parse import unquote
 import httptools
 from starlette.types import ASGIApp, Scope
 
-from backend import wire
 from backend.errors import BadRequest, HeadTooLarge, InternalError, Problem, TooSlow
-from backend.exchange import BODY_WAITING, Exchange
-from backend.limits import Crowd
+from backend.server import wire
+from backend.server.exchange import BODY_WAITING, Exchange
+from backend.server.limits import Crowd
 
 logger = logging.getLogger(__name__)
 

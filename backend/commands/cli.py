@@ -16,13 +16,14 @@ from typing import Annotated
 import jwt
 import typer
 
-from backend import logs, server
 from backend.errors import OperatorError
-from backend.limits import Limits, most_connections
-from backend.metrics import publish
+from backend.server import run as server
+from backend.server.limits import Limits, most_connections
 from backend.settings import ENV_FILE, Settings, load_settings
+from backend.telemetry import logs
+from backend.telemetry.metrics import publish
 
-DATA = Path(__file__).resolve().parent.parent / ".data" / "postgres"
+DATA = Path(__file__).resolve().parents[2] / ".data" / "postgres"
 DEMO_USER = "demo-user"
 SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
@@ -47,7 +48,7 @@ def dev(
     Without NEON_DATABASE_URL an embedded PostgreSQL keeps the tasks in .data/. Migrates by itself, and
     shows the API's documentation at /docs.
     """
-    from backend.migrate import upgrade
+    from backend.commands.migrate import upgrade
 
     with ExitStack() as stack:
         listener = stack.enter_context(server.listener("127.0.0.1", port))
@@ -56,7 +57,7 @@ def dev(
         if settings.neon_database_url:
             database, url = "the one that NEON_DATABASE_URL names", settings.database_url
         else:
-            from backend.embedded import embedded_postgres
+            from backend.development.embedded import embedded_postgres
 
             url = stack.enter_context(embedded_postgres(DATA, report=progress.show))
             database = "embedded PostgreSQL, for development only"
@@ -89,9 +90,9 @@ def demo(
     Needs Node.js; installs and builds the frontend where that has not been done. JWT_ALGORITHM=HS256 makes it sign
     tokens with the shared secret instead of a key pair of its own.
     """
-    from backend import frontend
-    from backend.embedded import embedded_postgres
-    from backend.migrate import upgrade
+    from backend.commands.migrate import upgrade
+    from backend.development import frontend
+    from backend.development.embedded import embedded_postgres
 
     with ExitStack() as stack:
         listener = stack.enter_context(server.listener("127.0.0.1", port))
@@ -168,8 +169,8 @@ def migrate(
     Goes to Neon's direct host also where the URL names the pooled one. Running it twice, or at several
     places at once, does no harm.
     """
-    from backend.migrate import is_current, upgrade
-    from backend.trouble import BEHIND
+    from backend.commands.migrate import is_current, upgrade
+    from backend.database.failures import BEHIND
 
     url = load_settings().database_url
     if not check:
@@ -204,7 +205,7 @@ def doctor(
     Checks the environment, the database, Better Auth's key set and the clock. Prints no secret and no token; fails when
     something is wrong.
     """
-    from backend.doctor import report
+    from backend.commands.doctor import report
 
     if token == "-":  # noqa: S105 - standard input's usual name
         token = sys.stdin.read()

@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg
 from asyncpg.prepared_stmt import PreparedStatement
 
-from backend.statements import COLUMNS, Statement
+from backend.database.statements import COLUMNS, Statement
 
 APPLICATION_NAME = "todo-backend"
 # How long the server may take to confirm that it has cancelled a statement which nobody waits for any more.

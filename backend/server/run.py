@@ -16,8 +16,8 @@ from uvicorn.server import ServerState
 from uvicorn.supervisors import ChangeReload, Multiprocess
 
 from backend.errors import OperatorError
-from backend.limits import Client, Crowd, Limits
-from backend.protocol import HttpConnection
+from backend.server.limits import Client, Crowd, Limits
+from backend.server.protocol import HttpConnection
 
 APPLICATION = "backend.main:app"
 BACKLOG = 2_048

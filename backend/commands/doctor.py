@@ -18,13 +18,13 @@ from rich.table import Table
 from rich.text import Text
 
 from backend.auth.jwks import FetchError, HttpSource, KeySet, PublicKey, http_client, parse_key_set, shown_address
-from backend.database_url import connect_arguments, direct, host, security
+from backend.commands.migrate import MigrationError, is_current
+from backend.commands.token_advice import GOOD, STEPS, Case, shown, span
+from backend.database.failures import BEHIND, NOT_CONNECTED, describe
+from backend.database.url import connect_arguments, direct, host, security
 from backend.errors import IssuerUnavailable, Unauthorized
-from backend.explain import GOOD, STEPS, Case, shown, span
 from backend.main import token_verifier
-from backend.migrate import MigrationError, is_current
 from backend.settings import ENV_FILE, Settings, SettingsError, load_settings
-from backend.trouble import BEHIND, NOT_CONNECTED, describe
 
 CONNECT_SECONDS = 10
 CLOCK_DRIFT = 30

@@ -14,10 +14,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from backend.database_url import connect_arguments, direct
+from backend.database.url import connect_arguments, direct
 from backend.errors import OperatorError
 
-MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
+MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
 VERSION_TABLE = "todo_schema_version"
 # Any number will do as long as every version of this program takes the same one.
 MIGRATION_LOCK = 2_002_002

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from backend.errors import OperatorError
 
-DIRECTORY = Path(__file__).resolve().parent.parent / "frontend"
+DIRECTORY = Path(__file__).resolve().parents[2] / "frontend"
 NOT_SOURCE = {
     "node_modules",
     ".next",

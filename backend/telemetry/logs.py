@@ -16,7 +16,7 @@ from typing import TextIO
 
 import orjson
 
-from backend import standard_error
+from backend.telemetry import standard_error
 
 access_log = logging.getLogger("backend.access")
 

@@ -5,8 +5,8 @@ from typing import Protocol
 
 from starlette.types import Message, Scope
 
-from backend import wire
-from backend.limits import Client, Crowd
+from backend.server import wire
+from backend.server.limits import Client, Crowd
 
 # What waits of a body until the application reads it, and what is read of one that nobody wants any more.
 BODY_WAITING = 65_536

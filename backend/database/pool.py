@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable
 from contextvars import Context
 from weakref import WeakSet
 
-from backend.connection import Connection
-from backend.demand import Demand
+from backend.database.connection import Connection
+from backend.database.demand import Demand
+from backend.database.waiters import Departure, Turns, Waiter
 from backend.errors import Overloaded
-from backend.metrics import NoMetrics
-from backend.turns import Departure, Turns, Waiter
+from backend.telemetry.metrics import NoMetrics
 
 logger = logging.getLogger(__name__)
 

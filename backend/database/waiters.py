@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from backend.connection import Connection
+from backend.database.connection import Connection
 from backend.errors import Departed
 
 Departure = Callable[[], Awaitable[object]]

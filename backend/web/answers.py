@@ -1,25 +1,17 @@
 """How does an answer reach its client: in one piece, or piece by piece?"""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
+from backend.tasks import Pages
+
 Headers = list[tuple[bytes, bytes]]
-
-
-class Pages(NamedTuple):
-    """Where a list comes from: `read` returns the rows that come after this one, or the first ones, at most so many.
-
-    `turn` is what the long lists of one user take turns with: each piece of them holds the event loop up.
-    """
-
-    read: Callable[[Any | None, int], Awaitable[list[Any]]]
-    turn: Callable[[], asyncio.Lock]
 
 
 # A list is read until it does not fill a page. The first one is as many tasks as usually make a piece: nobody knows yet

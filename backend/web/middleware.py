@@ -13,10 +13,10 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from backend import logs
-from backend.answers import CONTENT_TYPE, PRIVATE, Headers, send_json
 from backend.errors import Departed, InternalError, NotFound, Overloaded, Problem, Refusal
-from backend.metrics import NoMetrics
+from backend.telemetry import logs
+from backend.telemetry.metrics import NoMetrics
+from backend.web.answers import CONTENT_TYPE, PRIVATE, Headers, send_json
 
 logger = logging.getLogger(__name__)
 

@@ -16,10 +16,11 @@ from pydantic import BaseModel, ValidationError
 from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
-from backend.answers import Pages, encoded, send_json, send_list
 from backend.dependencies import header_values, owned_tasks
 from backend.errors import BadKey, FieldError, Invalid, Malformed, TokenExpired, TooLarge, UnsupportedMediaType
 from backend.models import MAX_ID
+from backend.tasks import Pages
+from backend.web.answers import encoded, send_json, send_list
 
 BODY_LIMIT = 65_536
 
