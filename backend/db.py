@@ -5,9 +5,7 @@ On a connection of the pool, in one round trip, before a deadline; once more if 
 
 import asyncio
 import logging
-import math
 from collections.abc import Sequence
-from contextvars import Context
 from dataclasses import dataclass
 from secrets import token_hex
 from typing import Any
@@ -17,8 +15,10 @@ from asyncpg import Record
 from asyncpg import exceptions as postgres
 
 from backend.database import failures
+from backend.database.attempts import CONNECT_LIMIT
 from backend.database.connection import APPLICATION_NAME, TIME_LIMIT, Connection
-from backend.database.pool import CONNECT_LIMIT, Pool
+from backend.database.pool import Pool
+from backend.database.readiness import Readiness
 from backend.database.statements import Again, Statement
 from backend.database.url import connect_arguments, direct
 from backend.database.waiters import Departure
@@ -29,14 +29,8 @@ logger = logging.getLogger(__name__)
 
 # Connections at the start, where no number is set; the pool grows from there as it is of use.
 FIRST_POOL_SIZE = 10
-# Better Auth, migrations and other services need some of the server's connections, too.
-OUR_SHARE = 0.9
-
 # Connections often break together. A statement that breaks the server itself must not do so without end.
 MOST_SENT = 3
-# Seconds between two looks at the server while something is wrong, and while more connections would be of use.
-FIRST_LOOK, LAST_LOOK = 0.1, 5.0
-LOOK_FOR_MORE = 2.0
 
 ABANDONED: failures.Errors = (*failures.BROKEN, asyncio.CancelledError)
 NO_SERVICE: failures.Errors = (Overloaded, *failures.UNREACHABLE)
@@ -67,23 +61,16 @@ class Database:
         self._arguments["server_settings"] = settings | _time_limit(url, deadline)
         self._statements = statements if prepare else ()
         self._deadline = deadline
-        self._workers = workers
         self._metrics = metrics
-        self._set_size = pool_size
         self.pool = Pool(
             self._connect,
             size=pool_size or FIRST_POOL_SIZE,
-            patience=deadline,
-            transient=failures.may_pass,
-            full=failures.is_full,
+            deadline=deadline,
             metrics=metrics,
-            want_more=self._look_for_more,
         )
+        self.readiness = Readiness(self.pool, fixed_size=pool_size, workers=workers, deadline=deadline)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._looking: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
-        self._looked_at = self._shed_at = -math.inf
-        self.obstacle: str | None = "starting"
 
     async def fetch(self, statement: Statement, departure: Departure | None = None, **values: object) -> list[Record]:
         """Return the rows of one statement; one empty row where a second try found the work done.
@@ -116,14 +103,14 @@ class Database:
 
     def open(self) -> None:
         """Fill the pool in the background; the database need not be there yet."""
-        self._look()
+        self.readiness.look()
         self._watching = asyncio.create_task(self._metrics.watch(self.pool))
 
     async def close(self) -> None:
-        background = [task for task in (self._looking, self._watching) if task]
-        for task in background:
-            task.cancel()
-        await asyncio.gather(*background, return_exceptions=True)
+        if self._watching:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+        await self.readiness.close()
         await self.pool.close()
 
     async def _try(self, attempt: "_Attempt") -> list[Record]:
@@ -146,72 +133,20 @@ class Database:
 
     def _refusal(self, attempt: "_Attempt", error: BaseException) -> Unavailable:
         """Tell log, metrics and readiness of a request that cannot be served, and return what its client is told."""
-        if isinstance(error, Overloaded):
-            self._metrics.shed()
-            self._log_overload(error)
-        else:
+        if not isinstance(error, Overloaded):
             self._metrics.unavailable()
             cause = error if attempt.sending else self.pool.failure or error
             failures.log_failure(cause)
             if attempt.sending or self.pool.failure:
-                self.obstacle = failures.obstacle(cause)
-                self._look()
+                self.readiness.failed(cause)
         if attempt.in_doubt and not attempt.statement.reads:
             return OutcomeUnknown("database", try_again=attempt.statement.client_again)
         return error if isinstance(error, Overloaded) else Unavailable("database")
 
-    def _log_overload(self, error: Overloaded) -> None:
-        """Say it once in five seconds: a line for each request would cost more than the request."""
-        now = asyncio.get_running_loop().time()
-        if now - self._shed_at > LAST_LOOK:
-            self._shed_at = now
-            text = "More requests than the database can serve: %s; %d wait, with %d connections"
-            logger.warning(text, error.reason, self.pool.waiting, self.pool.size, extra={"event": "overloaded"})
-
     async def _connect(self) -> Connection:
         connection = await Connection.open(self._arguments, self._statements)
-        if self._looked_at == -math.inf:
-            await self._examine(connection)
+        await self.readiness.check(connection)
         return connection
-
-    async def _examine(self, connection: Connection) -> None:
-        found = await connection.examine(self._deadline)
-        # A process without any connection could not be counted: where the size is set, one is left for it.
-        ours = found.granted - 1 if self._set_size else found.granted * OUR_SHARE
-        share = max(1, int(ours / max(found.instances, self._workers) + 0.5))
-        self.pool.limit(min(share, self._set_size or share))
-        self._looked_at, self.obstacle = connection.heard, found.obstacle
-
-    def _look(self) -> None:
-        """Look at the server in the background; again and again while something is wrong, until it is not."""
-        if not self._looking or self._looking.done():
-            self._looking = asyncio.create_task(self._look_until_ready(), context=Context())
-
-    def _look_for_more(self) -> None:
-        """See whether more connections are to be had than last time."""
-        if asyncio.get_running_loop().time() - self._looked_at > LOOK_FOR_MORE:
-            self._look()
-
-    async def _look_until_ready(self) -> None:
-        pause = FIRST_LOOK
-        while not await self._look_once():
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, LAST_LOOK)
-
-    async def _look_once(self) -> bool:
-        loop = asyncio.get_running_loop()
-        try:
-            connection = await self.pool.acquire("", loop.time() + self._deadline)
-            since = loop.time()
-            try:
-                await self._examine(connection)
-            finally:
-                self.pool.release(connection, since)
-        except Overloaded:
-            pass
-        except failures.NOT_CONNECTED as error:
-            self.obstacle = failures.obstacle(self.pool.failure or error)
-        return not self.obstacle
 
 
 @dataclass

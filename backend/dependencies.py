@@ -37,7 +37,7 @@ BearerAuth = HTTPBearer(
 def open_connections(request: Request) -> int:
     """Return how many connections to the database are open; raise NotReady while it cannot serve."""
     database: Database = request.state.database
-    if obstacle := "stopping" if request.scope.get("extensions", {}).get("leaving") else database.obstacle:
+    if obstacle := "stopping" if request.scope.get("extensions", {}).get("leaving") else database.readiness.obstacle:
         raise NotReady(obstacle)
     return database.pool.open
 

@@ -12,7 +12,8 @@ from typing import Any, cast
 import uvicorn
 from starlette.types import ASGIApp
 
-from backend.database.connection import APPLICATION_NAME, EXAMINE, SYNC
+from backend.database.connection import APPLICATION_NAME, SYNC
+from backend.database.readiness import EXAMINE
 from backend.main import create_app
 from backend.server.limits import Limits
 from backend.server.run import Http, listener

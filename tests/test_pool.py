@@ -5,8 +5,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
+from asyncpg.exceptions import InvalidPasswordError, TooManyConnectionsError
 
-from backend.database import pool as module
+from backend.database import attempts, availability
+from backend.database import pool as pool_module
 from backend.database.demand import WINDOW, Demand
 from backend.database.pool import Pool
 from backend.errors import Departed, Overloaded
@@ -50,7 +52,7 @@ class Server:
         if self.failure:
             raise self.failure
         if sum(line.usable for line in self.lines) >= self.grants:
-            raise ConnectionRefusedError("too many connections")
+            raise TooManyConnectionsError("too many connections")
         self.lines.append(Line())
         return self.lines[-1]
 
@@ -58,9 +60,7 @@ class Server:
         pool = Pool(
             self.connect,
             size=size,
-            patience=LATER,
-            transient=lambda error: isinstance(error, OSError),
-            full=lambda error: isinstance(error, ConnectionRefusedError),
+            deadline=LATER,
             metrics=NoMetrics(),
         )
         pool.most = most or size
@@ -79,11 +79,14 @@ async def server() -> AsyncIterator[Server]:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in {
-        "LONGEST_WAIT": 0.05, "LOOK_AFTER": 0.01, "SILENCE": 0.03, "FIRST_PAUSE": 0.001, "LONGEST_PAUSE": 0.004,
-        "HANGING": 0.005, "FULL_PAUSE": 0.01, "UNUSED": 0.05,
-    }.items():  # fmt: skip
-        monkeypatch.setattr(module, name, seconds)
+    changed = {
+        pool_module: {"LONGEST_WAIT": 0.05, "LOOK_AFTER": 0.01, "SILENCE": 0.03, "FULL_PAUSE": 0.01, "UNUSED": 0.05},
+        attempts: {"FIRST_PAUSE": 0.001, "LONGEST_PAUSE": 0.004, "HANGING": 0.005},
+        availability: {"SILENCE": 0.03},
+    }
+    for module, constants in changed.items():
+        for name, seconds in constants.items():
+            monkeypatch.setattr(module, name, seconds)
 
 
 def now() -> float:
@@ -196,7 +199,7 @@ async def test_after_an_absence_those_who_came_meanwhile_are_served(server: Serv
 async def test_more_than_may_wait_are_refused_at_once_the_greediest_first(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MOST_WAITING", 3)
+    monkeypatch.setattr(pool_module, "MOST_WAITING", 3)
     pool = server.pool()
     held = await pool.acquire("", now() + LATER)
     greedy = [asking(pool, "greedy") for _ in range(3)]
@@ -214,7 +217,7 @@ async def test_more_than_may_wait_are_refused_at_once_the_greediest_first(
 
 
 async def test_as_many_may_wait_as_are_served_in_time(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ALWAYS_WAITING", 1)
+    monkeypatch.setattr(pool_module, "ALWAYS_WAITING", 1)
     pool = server.pool()
     line = await pool.acquire("", now() + LATER)
     waiting = [asking(pool, f"user {number}") for number in range(3)]
@@ -233,7 +236,7 @@ async def test_as_many_may_wait_as_are_served_in_time(server: Server, monkeypatc
 
 
 async def test_there_is_room_again_when_the_last_has_given_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_WAITING", 1)
+    monkeypatch.setattr(pool_module, "MOST_WAITING", 1)
     pool = server.pool()
     held = await pool.acquire("", now() + LATER)
     last, one_more = asking(pool, "a", seconds=0.05), asking(pool, "b")
@@ -295,10 +298,9 @@ async def test_beside_an_attempt_that_hangs_others_begin_but_never_more_than_the
     assert await outcome(waiting) in server.lines
 
 
-@pytest.mark.parametrize("failure", [PermissionError("wrong password"), ZeroDivisionError()], ids=str)
+@pytest.mark.parametrize("failure", [InvalidPasswordError("no"), ZeroDivisionError()], ids=str)
 async def test_what_another_try_cannot_mend_is_told_to_all_at_once(server: Server, failure: Exception) -> None:
     pool = server.pool()
-    pool._transient = lambda _: False  # noqa: SLF001 - as for a password that is wrong
     server.failure = failure
     waiting = [asking(pool) for _ in range(5)]
 
@@ -352,7 +354,7 @@ async def test_a_lower_limit_is_kept_as_connections_come_back(server: Server) ->
 
 
 async def test_the_pool_grows_with_a_database_that_is_far_away(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LONGEST_WAIT", LATER)
+    monkeypatch.setattr(pool_module, "LONGEST_WAIT", LATER)
     pool = server.pool(2, most=16)
     working = True
 

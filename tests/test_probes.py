@@ -15,8 +15,8 @@ from relay import Relay, relayed
 from running import serving
 from servers import Postgres, certificates, debian_postgres, program, until
 
-from backend import db
 from backend.commands.migrate import downgrade, upgrade
+from backend.database import readiness
 from backend.database.failures import OBSTACLES
 from backend.settings import Settings
 
@@ -77,7 +77,7 @@ def test_ready_follows_a_failure_and_comes_back_by_itself(user: User, line: tupl
 def test_who_is_ready_and_idle_leaves_the_database_alone(
     user: User, line: tuple[Relay, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(db, "LAST_LOOK", 0.1)
+    monkeypatch.setattr(readiness, "LONGEST_PAUSE", 0.1)
     relay, _ = line
     until(lambda: probe(user, "/readyz") == (200, {"status": "ok", "connections": 2}), "it is not ready")
     before = relay.bytes, relay.connections

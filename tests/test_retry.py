@@ -135,7 +135,7 @@ async def test_a_bug_of_ours_is_no_trouble_of_the_database(database_url: str) ->
     with pytest.raises(asyncpg.DataError, match="invalid input"):
         await database.fetch(statements.GET, id="not a number", user_id="u")
 
-    assert database.obstacle is None
+    assert database.readiness.obstacle is None
     await database.close()
 
 
@@ -170,7 +170,7 @@ async def test_a_connection_that_comes_back_to_somebody_gone_goes_to_the_next() 
         opened.append(Granted())
         return opened[0]
 
-    pool = Pool(connect, size=3, patience=0.1, transient=lambda _: True, full=lambda _: False, metrics=NoMetrics())
+    pool = Pool(connect, size=3, deadline=0.1, metrics=NoMetrics())
     deadline = asyncio.get_running_loop().time() + 10
     held = await pool.acquire("", deadline)
     gone, stays = (asyncio.create_task(pool.acquire("", deadline)) for _ in range(2))

@@ -4,13 +4,12 @@ import asyncio
 import select
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
 from asyncpg.prepared_stmt import PreparedStatement
 
-from backend.database.statements import COLUMNS, Statement
+from backend.database.statements import Statement
 
 APPLICATION_NAME = "todo-backend"
 # How long the server may take to confirm that it has cancelled a statement which nobody waits for any more.
@@ -21,28 +20,6 @@ KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 SYNC = "SELECT 1"
 TIME_LIMIT = "statement_timeout"
 UNSUPPORTED = "unsupported startup parameter"
-# pg_stat_activity shows the names of our own role's sessions to everybody.
-EXAMINE = """SELECT current_setting('max_connections')::int
-         - current_setting('superuser_reserved_connections')::int AS granted,
-       (SELECT count(DISTINCT application_name)::int FROM pg_stat_activity
-         WHERE application_name LIKE $2) AS instances,
-       CASE WHEN (SELECT count(*) FROM pg_attribute WHERE attrelid = to_regclass('task') AND NOT attisdropped
-                     AND attname = ANY ($1::text[])) < cardinality($1) THEN 'schema'
-            WHEN NOT (has_any_column_privilege(to_regclass('task'), 'SELECT')
-                      AND has_any_column_privilege(to_regclass('task'), 'INSERT')
-                      AND has_any_column_privilege(to_regclass('task'), 'UPDATE')
-                      AND has_table_privilege(to_regclass('task'), 'DELETE')) THEN 'rights'
-            WHEN current_setting('transaction_read_only')::bool THEN 'read-only' END AS obstacle"""
-
-
-@dataclass(frozen=True)
-class Examination:
-    """What the server says of itself: how many connections it grants to everybody together, how many processes of this
-    backend share them, and what keeps it from serving us, if anything does."""
-
-    granted: int
-    instances: int
-    obstacle: str | None
 
 
 class Connection:
@@ -96,15 +73,15 @@ class Connection:
         self.heard = self._loop.time()
         return rows
 
-    async def examine(self, seconds: float) -> Examination:
-        """Ask what the server grants, and whether it has all that our statements need."""
+    async def ask(self, sql: str, *arguments: object, seconds: float) -> asyncpg.Record:
+        """Return the one row of a query that is not prepared; where it fails the connection is closed."""
         try:
-            rows = await self._raw.fetch(EXAMINE, COLUMNS, f"{APPLICATION_NAME} %", timeout=seconds)
+            rows = await self._raw.fetch(sql, *arguments, timeout=seconds)
         except BaseException:
             self.cut()
             raise
         self.heard = self._loop.time()
-        return Examination(**rows[0])
+        return rows[0]
 
     @property
     def usable(self) -> bool:

@@ -3,14 +3,15 @@
 import asyncio
 import logging
 import math
-import random
 from collections.abc import Awaitable, Callable
-from contextvars import Context
 from weakref import WeakSet
 
+from backend.database import failures
+from backend.database.attempts import Attempts
+from backend.database.availability import SILENCE, Availability
 from backend.database.connection import Connection
 from backend.database.demand import Demand
-from backend.database.waiters import Departure, Turns, Waiter
+from backend.database.waiters import Departure, FairQueue, Waiter
 from backend.errors import Overloaded
 from backend.telemetry.metrics import NoMetrics
 
@@ -22,17 +23,12 @@ LONGEST_WAIT = 1.0
 ALWAYS_WAITING, MOST_WAITING = 128, 4_096
 # Once there was no room, there is none until so much of it is used.
 ROOM_AGAIN = 0.9
-# Without an answer for so long, the database counts as away.
-SILENCE = 0.5
 # Who has waited so long may have left meanwhile.
 LOOK_AFTER = 0.1
 
-CONNECT_LIMIT = 10.0
-FIRST_PAUSE, LONGEST_PAUSE = 0.05, 0.8
-# Beside an attempt that hangs others begin, after twice, four times, eight times so long.
-HANGING = 1.0
 # Where the server has no connection left, the next one is asked for after so long.
 FULL_PAUSE = 0.5
+SECONDS_BETWEEN_LINES = 5.0
 # A connection that nobody needed for so long is given back, down to the number at the start.
 UNUSED = 60.0
 
@@ -50,39 +46,27 @@ class Pool:
         connect: Callable[[], Awaitable[Connection]],
         *,
         size: int,
-        patience: float,
-        transient: Callable[[BaseException], bool],
-        full: Callable[[BaseException], bool],
+        deadline: float,
         metrics: NoMetrics,
-        want_more: Callable[[], None] = lambda: None,
     ) -> None:
-        """`connect` opens a connection; of its errors, `transient` tells whether another try may do better, and `full`
-        whether the server has none left. `want_more` is called where more than `most` would be of use."""
-        self._connect = connect
-        self._patience = patience
-        self._transient = transient
-        self._full = full
         self._metrics = metrics
-        self._want_more = want_more
         self._loop = asyncio.get_running_loop()
         self._idle: list[Connection] = []
         self._living: WeakSet[Connection] = WeakSet()  # also those that are cut later
-        self._turns = Turns()
+        self._queue = FairQueue()
         self._demand = Demand()
-        self._attempts: set[asyncio.Task[None]] = set()
-        self._attempted = self._answered = self._patient_until = self._full_until = -math.inf
-        self._pause = FIRST_PAUSE
         # Until the first connection is there, one attempt at a time: it may tell how many there may be.
-        self._away_since: float | None = self._loop.time()
-        self._next_attempt: asyncio.TimerHandle | None = None
+        self._availability = Availability(self._loop.time(), deadline)
+        self._attempts = Attempts(connect, self._opened, self._failed)
+        self._full_until = self._told_at = -math.inf
         self._trimming: asyncio.TimerHandle | None = None
         self._closed = False
         self._first_size = self.size = self.most = size
         self.busy = 0
+        # Called where more connections than `most` would be of use.
+        self.want_more: Callable[[], None] = lambda: None
         # Whether requests need not even come here: no more may wait.
         self.crowded = False
-        # Why connecting fails at present.
-        self.failure: BaseException | None = None
 
     @property
     def open(self) -> int:
@@ -90,9 +74,14 @@ class Pool:
         return self.busy + sum(connection.usable for connection in self._idle)
 
     @property
+    def failure(self) -> Exception | None:
+        """Why connecting fails at present."""
+        return self._attempts.failure
+
+    @property
     def waiting(self) -> int:
         """How many requests wait for a connection."""
-        return self._turns.waiting
+        return self._queue.waiting
 
     async def acquire(self, owner: str, deadline: float, departure: Departure | None = None) -> Connection:
         """Return a connection before `deadline`, a time of the event loop.
@@ -100,7 +89,7 @@ class Pool:
         Raises TimeoutError at the deadline, Overloaded where too many wait, Departed where the client has gone, and
         what `connect` raised where that lasts.
         """
-        if not self._turns.waiting and (connection := self._pop()):
+        if not self._queue.waiting and (connection := self._pop()):
             self.busy += 1
             return connection
         waiter = Waiter(owner, self._loop.time(), deadline, departure)
@@ -113,29 +102,26 @@ class Pool:
                 self._give(waiter.granted.result())
             raise
         finally:
-            self._turns.leave(waiter)
+            self._queue.leave(waiter)
             waiter.settle()
             now = self._loop.time()
             self._metrics.waited(now - waiter.since)
             # Whoever leaves makes room, also without a connection: nobody else comes here meanwhile.
-            if self.crowded and self._turns.waiting < ROOM_AGAIN * self._room(now):
+            if self.crowded and self._queue.waiting < ROOM_AGAIN * self._room(now):
                 self.crowded = False
 
     def release(self, connection: Connection, since: float) -> None:
         """Take a connection back whose statement was sent at `since`."""
         self.busy -= 1
-        if (took := connection.heard - since) > 0:
-            self._demand.answered(took)
-            if took > SILENCE:
-                self._was_away(min(took, connection.heard - self._answered))
-            if self._away_since is not None and since > self._away_since:
-                self._back()
-            self._answered = connection.heard
+        if connection.heard > since:
+            self._demand.answered(connection.heard - since)
+            if self._availability.answered(since, connection.heard):
+                self._attempts.succeeded()
         self._give(connection)
 
     def suspect(self, since: float) -> None:
         """Part with the idle connections that have not been heard since then: the line of another one is dead."""
-        self._trouble(since)
+        self._availability.lost(since)
         silent = [connection for connection in self._idle if connection.heard < since]
         self._idle = [connection for connection in self._idle if connection.heard >= since]
         for connection in silent:
@@ -151,53 +137,61 @@ class Pool:
 
     async def close(self) -> None:
         self._closed = True
-        for each in (self._next_attempt, self._trimming, *self._attempts):
-            if each:
-                each.cancel()
-        await asyncio.gather(*self._attempts, return_exceptions=True)
+        if self._trimming:
+            self._trimming.cancel()
+        await self._attempts.close()
         for connection in list(self._living):
             connection.cut()
 
     # Whose turn is it?
 
     def _admit(self, waiter: Waiter) -> None:
-        if self.failure and waiter.since < self._attempted + self._pause and not self._transient(self.failure):
-            raise self.failure.with_traceback(None)
-        if self._turns.waiting >= self._room(waiter.since):
-            if not (gives_way := self._turns.last_of_longest(waiter.owner)):
+        if (failure := self._attempts.recent_failure(waiter.since)) and not failures.may_pass(failure):
+            raise failure.with_traceback(None)
+        if self._queue.waiting >= self._room(waiter.since):
+            if not (gives_way := self._queue.last_of_longest(waiter.owner)):
                 self.crowded = True
-                raise Overloaded("too many requests wait")
-            gives_way.refuse(Overloaded("too many requests of one user wait"))
-            self._turns.leave(gives_way)
-        self._turns.add(waiter)
+                raise self._overloaded("too many requests wait")
+            gives_way.refuse(self._overloaded("too many requests of one user wait"))
+            self._queue.leave(gives_way)
+        self._queue.add(waiter)
         waiter.timer = self._loop.call_at(min(waiter.since + LOOK_AFTER, waiter.deadline), self._look_after, waiter)
         self._grow()
 
     def _room(self, now: float) -> float:
         """How many may wait: while the database answers as many as it serves before they have waited too long."""
-        if self._demand.rate is None or not self._answers(now):
+        if self._demand.rate is None or not self._availability.answers(now):
             return MOST_WAITING
         return min(max(self._demand.rate * LONGEST_WAIT, 2 * self.size, ALWAYS_WAITING), MOST_WAITING)
-
-    def _answers(self, now: float) -> bool:
-        return now - self._answered <= SILENCE and now >= self._patient_until
 
     def _look_after(self, waiter: Waiter) -> None:
         """See whether it still makes sense to wait."""
         now = self._loop.time()
+        if waiter.granted.done():
+            return
         if now >= waiter.deadline:
             waiter.refuse(TimeoutError("no connection before the deadline"))
-        elif now - waiter.since >= LONGEST_WAIT and self._answers(now):
-            waiter.refuse(Overloaded("waited too long"))
-        elif not waiter.granted.done():
+        elif now - waiter.since >= LONGEST_WAIT and self._availability.answers(now):
+            waiter.refuse(self._overloaded("waited too long"))
+        else:
             waiter.watch()
             again = max(waiter.since + LONGEST_WAIT, now + SILENCE)
             waiter.timer = self._loop.call_at(min(again, waiter.deadline), self._look_after, waiter)
 
+    def _overloaded(self, reason: str) -> Overloaded:
+        """Count a request that is turned away. A line in the log for each would cost more than the request itself."""
+        self._metrics.shed()
+        now = self._loop.time()
+        if now - self._told_at > SECONDS_BETWEEN_LINES:
+            self._told_at = now
+            text = "More requests than the database can serve: %s; %d wait, with %d connections"
+            logger.warning(text, reason, self.waiting, self.size, extra={"event": "overloaded"})
+        return Overloaded(reason)
+
     def _next(self) -> Waiter | None:
         """Return whose turn it is, if there is time left for a statement."""
         latest = self._loop.time() + 2 * self._demand.shortest
-        while waiter := self._turns.next():
+        while waiter := self._queue.next():
             if waiter.deadline >= latest:
                 return waiter
             waiter.refuse(TimeoutError("too late for a statement"))
@@ -223,24 +217,6 @@ class Pool:
         else:
             self._idle.append(connection)
 
-    # Is the database there?
-
-    def _trouble(self, since: float) -> None:
-        if self._away_since is None:
-            self._away_since = max(since, self._answered)
-
-    def _back(self) -> None:
-        if self._away_since is not None:
-            self._was_away(self._loop.time() - self._away_since)
-        if self.failure:
-            logger.info("There is a connection again", extra={"event": "connected-again"})
-        self._away_since, self.failure, self._pause = None, None, FIRST_PAUSE
-
-    def _was_away(self, seconds: float) -> None:
-        """Who came meanwhile may wait longer: twice as long as the database was away, the queue has time to empty."""
-        if seconds > SILENCE:
-            self._patient_until = self._loop.time() + 2 * min(seconds, self._patience)
-
     # How many connections are there?
 
     def fill(self) -> None:
@@ -253,16 +229,16 @@ class Pool:
 
     def _grow(self) -> None:
         """Begin to connect where somebody waits for it, and let the size follow the demand."""
-        if self._turns.waiting and self._demand.measure(self._loop.time()) and self._demand.exceeds(self.size):
+        if self._queue.waiting and self._demand.measure(self._loop.time()) and self._demand.exceeds(self.size):
             self._raise_size()
         # In trouble the number of attempts does not matter: there is one, and others beside it while it hangs.
-        served = len(self._attempts) if self._away_since is None else 0
-        self._begin(min(self._turns.waiting - served, self.size - self._alive))
+        served = len(self._attempts) if self._availability.away_since is None else 0
+        self._begin(min(self._queue.waiting - served, self.size - self._alive))
 
     def _raise_size(self) -> None:
         now = self._loop.time()
         if self.size >= self.most:
-            self._want_more()
+            self.want_more()
         elif now - self._full_until > 2 * FULL_PAUSE:
             self.size = min(2 * self.size, self.most)
         elif now > self._full_until:
@@ -286,58 +262,25 @@ class Pool:
         """Begin so many attempts to connect; in trouble one, when it is time for it."""
         if count <= 0 or self._closed:
             return
-        if self._away_since is None:
-            self._attempt(count)
-            return
-        if self._due <= self._loop.time():
-            self._attempt(1)
-        if self._next_attempt:
-            self._next_attempt.cancel()
-        self._next_attempt = self._loop.call_at(self._due, self._grow)
-
-    @property
-    def _due(self) -> float:
-        """When the next attempt may begin while there is trouble."""
-        return self._attempted + (HANGING * 2 ** len(self._attempts) if self._attempts else self._pause)
-
-    def _attempt(self, count: int) -> None:
-        self._attempted = self._loop.time()
-        for _ in range(count):
-            # A context of its own: in the log this is not the work of the request that began it.
-            self._attempts.add(asyncio.create_task(self._open(), context=Context()))
-
-    async def _open(self) -> None:
-        """Open one connection and give it to whose turn it is."""
-        this, began = asyncio.current_task(), self._loop.time()
-        try:
-            async with asyncio.timeout(CONNECT_LIMIT):
-                connection = await self._connect()
-        except Exception as error:  # noqa: BLE001 - whoever waits is told, as if they had connected themselves
-            self._attempts.discard(this)
-            self._failed(error, began)
+        if self._availability.away_since is None:
+            self._attempts.begin(count)
         else:
-            self._attempts.discard(this)
-            self._opened(connection)
+            self._attempts.begin_when_due(self._grow)
 
     def _opened(self, connection: Connection) -> None:
         self._living.add(connection)
-        self._back()
-        self._answered = self._loop.time()
+        self._availability.connected(self._loop.time())
         self._give(connection)
         self.fill()
         self._grow()
 
-    def _failed(self, error: BaseException, began: float) -> None:
-        if type(error) is not type(self.failure):
-            words = f"{type(error).__name__}: {error}"
-            logger.warning("No connection to the database: %s", words, extra={"event": "not-connected"})
-        self.failure = error
-        if self._full(error) and self._alive:
+    def _failed(self, error: Exception, began: float) -> None:
+        if failures.is_full(error) and self._alive:
             self.size, self._full_until = self._alive, self._loop.time() + FULL_PAUSE
             return
-        self._trouble(began)
-        self._pause = min(2 * self._pause, LONGEST_PAUSE) * random.uniform(0.75, 1)  # noqa: S311 - keeps no secret
-        if not self._transient(error):
-            while waiter := self._turns.next():
+        self._availability.lost(began)
+        self._attempts.back_off()
+        if not failures.may_pass(error):
+            while waiter := self._queue.next():
                 waiter.refuse(error)
         self._grow()

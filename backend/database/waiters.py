@@ -47,7 +47,7 @@ class Waiter:
             self.refuse(watching.exception() or Departed())
 
 
-class Turns:
+class FairQueue:
     """Waiting requests. The users take turns, so that one with many requests delays another by one of them; within a
     user it is first come first served."""
 

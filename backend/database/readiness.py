@@ -1,0 +1,101 @@
+"""Can this process serve, and how many connections may it have?"""
+
+import asyncio
+import math
+from contextvars import Context
+
+from backend.database import failures
+from backend.database.connection import APPLICATION_NAME, Connection
+from backend.database.pool import Pool
+from backend.database.statements import COLUMNS
+from backend.errors import Overloaded
+
+# Better Auth, migrations and other services need some of the server's connections, too.
+OUR_SHARE = 0.9
+# Seconds between two looks at the server while something is wrong, and while more connections would be of use.
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
+LOOK_FOR_MORE = 2.0
+# What the server grants to everybody together, how many processes of this backend share it, and what keeps it from
+# serving us. pg_stat_activity shows the names of our own role's sessions to everybody.
+EXAMINE = """SELECT current_setting('max_connections')::int
+         - current_setting('superuser_reserved_connections')::int AS granted,
+       (SELECT count(DISTINCT application_name)::int FROM pg_stat_activity
+         WHERE application_name LIKE $2) AS instances,
+       CASE WHEN (SELECT count(*) FROM pg_attribute WHERE attrelid = to_regclass('task') AND NOT attisdropped
+                     AND attname = ANY ($1::text[])) < cardinality($1) THEN 'schema'
+            WHEN NOT (has_any_column_privilege(to_regclass('task'), 'SELECT')
+                      AND has_any_column_privilege(to_regclass('task'), 'INSERT')
+                      AND has_any_column_privilege(to_regclass('task'), 'UPDATE')
+                      AND has_table_privilege(to_regclass('task'), 'DELETE')) THEN 'rights'
+            WHEN current_setting('transaction_read_only')::bool THEN 'read-only' END AS obstacle"""
+
+
+class Readiness:
+    """Looks at the server with the first connection, while something is wrong, and where more connections would be of
+    use; never while all is well, so that an idle database can sleep.
+
+    `obstacle` is what keeps this process from serving: "starting" or a word of `failures.OBSTACLES`; None is nothing.
+    """
+
+    def __init__(self, pool: Pool, *, fixed_size: int | None, workers: int, deadline: float) -> None:
+        self.obstacle: str | None = "starting"
+        self._pool = pool
+        pool.want_more = self._look_for_more
+        self._fixed_size = fixed_size
+        self._workers = workers
+        self._deadline = deadline
+        self._looked_at = -math.inf
+        self._looking: asyncio.Task[None] | None = None
+
+    async def check(self, connection: Connection) -> None:
+        """Look with the first connection, before it is used."""
+        if self._looked_at == -math.inf:
+            await self._examine(connection)
+
+    def failed(self, error: BaseException) -> None:
+        self.obstacle = failures.obstacle(error)
+        self.look()
+
+    def look(self) -> None:
+        """Look at the server in the background; again and again while something is wrong, until it is not."""
+        if not self._looking or self._looking.done():
+            self._looking = asyncio.create_task(self._look_until_ready(), context=Context())
+
+    async def close(self) -> None:
+        if self._looking:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
+
+    async def _examine(self, connection: Connection) -> None:
+        found = await connection.ask(EXAMINE, COLUMNS, f"{APPLICATION_NAME} %", seconds=self._deadline)
+        # A process without any connection could not be counted: where the size is fixed, one is left for it.
+        ours = found["granted"] - 1 if self._fixed_size else found["granted"] * OUR_SHARE
+        share = max(1, int(ours / max(found["instances"], self._workers) + 0.5))
+        self._pool.limit(min(share, self._fixed_size or share))
+        self._looked_at, self.obstacle = connection.heard, found["obstacle"]
+
+    def _look_for_more(self) -> None:
+        """See whether more connections are to be had than last time."""
+        if asyncio.get_running_loop().time() - self._looked_at > LOOK_FOR_MORE:
+            self.look()
+
+    async def _look_until_ready(self) -> None:
+        pause = FIRST_PAUSE
+        while not await self._look_once():
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    async def _look_once(self) -> bool:
+        loop = asyncio.get_running_loop()
+        try:
+            connection = await self._pool.acquire("", loop.time() + self._deadline)
+            since = loop.time()
+            try:
+                await self._examine(connection)
+            finally:
+                self._pool.release(connection, since)
+        except Overloaded:
+            pass
+        except failures.NOT_CONNECTED as error:
+            self.obstacle = failures.obstacle(self._pool.failure or error)
+        return not self.obstacle
