@@ -36,6 +36,8 @@ except EmbeddedError as error:
     print(error, flush=True)
 """
 
+LARGEST_FILE = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0}))\n"
+
 
 def ask(url: str, *statements: str) -> object:
     async def answer() -> object:
@@ -471,13 +473,23 @@ def test_a_server_that_refuses_everyone_is_quoted(home: Path, folder: Path) -> N
 
 
 def test_a_directory_that_cannot_be_created_is_explained_and_left_empty(folder: Path) -> None:
-    small = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
-
-    with launched(folder / "database", before=small) as process:
+    # Large enough for PostgreSQL's programs, which root copies where others cannot reach them; the log needs 16 MiB.
+    with launched(folder / "database", before=LARGEST_FILE.format(12_000_000)) as process:
         answer = said(process)
 
     assert "could not be created: " in answer
     assert not (folder / "database" / "data").exists()
+
+
+@pytest.mark.skipif(not ROOT, reason="only root lends its files to another account")
+def test_programs_that_cannot_be_copied_are_explained_in_a_sentence(folder: Path) -> None:
+    unreachable = "from backend.development.embedded import Account; Account.reaches = lambda *_: False\n"
+
+    with launched(folder / "database", before=LARGEST_FILE.format(100_000) + unreachable) as process:
+        answer = said(process)
+
+    assert "File too large" in answer
+    assert "[(" not in answer
 
 
 def test_what_an_interrupted_first_start_left_is_removed(folder: Path) -> None:

@@ -264,10 +264,14 @@ def _copy(package: Path, copy: Path) -> None:
     for old in (copy, unfinished):
         shutil.rmtree(old, ignore_errors=True)
     unwanted = shutil.ignore_patterns("pginstall", "include", "*.a")
-    shutil.copytree(package, unfinished / package.name, symlinks=True, ignore=unwanted)
-    libraries = package.with_name(f"{package.name}.libs")
-    if libraries.exists():  # pragma: no branch - macOS has none
-        shutil.copytree(libraries, unfinished / libraries.name)
+    try:
+        shutil.copytree(package, unfinished / package.name, symlinks=True, ignore=unwanted)
+        libraries = package.with_name(f"{package.name}.libs")
+        if libraries.exists():  # pragma: no branch - macOS has none
+            shutil.copytree(libraries, unfinished / libraries.name)
+    except shutil.Error as error:
+        (_, _, reason), *_ = error.args[0]  # of each file that could not be copied
+        raise OSError(reason) from None
     unfinished.rename(copy)
 
 
