@@ -32,6 +32,14 @@ run: setup ## serve on http://127.0.0.1:8000 (PORT=…), with a PostgreSQL of it
 demo: setup ## the whole application in a browser, with the reference frontend; needs Node.js
 	@exec $(BIN)/python -m backend demo
 
+check: setup ## what a change most often breaks, within a minute: style, types, imports, the contract
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest tests/stories tests/test_contract.py tests/test_isolation.py tests/test_statements.py tests/test_pool.py \
+		tests/test_operations.py tests/test_requirements.py tests/test_traceability.py tests/test_cost.py
+
 test: setup better-auth ## everything that must hold: style, types, imports, tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -66,4 +74,4 @@ lock: setup ## resolve the dependencies again
 	$(BIN)/python -m uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
 		--no-emit-find-links --upgrade --quiet pyproject.toml --extra dev --output-file requirements-dev.txt
 
-.PHONY: help setup better-auth run demo test newest faults bench format lock
+.PHONY: help setup better-auth run demo check test newest faults bench format lock

@@ -81,7 +81,7 @@ async def server() -> AsyncIterator[Server]:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     changed = {
         pool_module: {"LONGEST_WAIT": 0.05, "LOOK_AFTER": 0.01, "SILENCE": 0.03, "FULL_PAUSE": 0.01, "UNUSED": 0.05},
-        attempts: {"FIRST_PAUSE": 0.001, "LONGEST_PAUSE": 0.004, "HANGING": 0.005},
+        attempts: {"FIRST_PAUSE": 0.001, "LONGEST_PAUSE": 0.004},
         availability: {"SILENCE": 0.03},
     }
     for module, constants in changed.items():
@@ -286,7 +286,10 @@ async def test_in_trouble_there_is_one_attempt_at_a_time_whoever_waits(server: S
     assert len({id(line) for line in lines}) == 10
 
 
-async def test_beside_an_attempt_that_hangs_others_begin_but_never_more_than_the_size(server: Server) -> None:
+async def test_beside_an_attempt_that_hangs_others_begin_but_never_more_than_the_size(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempts, "HANGING", 0.005)
     pool = server.pool(3)
     server.answers.clear()
     waiting = asking(pool)

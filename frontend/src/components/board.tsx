@@ -1,11 +1,11 @@
 import { useEffect, useMemo, useRef, useState } from "react";
 import { createApi } from "@/api";
+import type { User } from "@/auth-client";
 import { useTasks } from "@/use-tasks";
 import { AddTask } from "./add-task";
 import { Notices } from "./notices";
 import { Shortcuts, useShortcuts } from "./shortcuts";
 import { TaskRow } from "./task-row";
-import type { User } from "./todo";
 
 const VIEWS = ["all", "active", "done"] as const;
 type View = (typeof VIEWS)[number];

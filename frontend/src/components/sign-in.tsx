@@ -1,7 +1,6 @@
 import { type FormEvent, useState } from "react";
-import { authClient } from "@/auth-client";
+import { authClient, type User } from "@/auth-client";
 import { Field } from "./field";
-import type { User } from "./todo";
 
 type Fault = { field?: "name" | "email" | "password"; message: string };
 

@@ -1,11 +1,9 @@
 "use client";
 
 import { useCallback, useState } from "react";
-import { authClient } from "@/auth-client";
+import { authClient, type User } from "@/auth-client";
 import { Board } from "./board";
 import { SignIn } from "./sign-in";
-
-export type User = { id: string; name: string };
 
 /** Who is here? Nobody: the sign-in; somebody: their list. */
 export function Todo({ initialUser, apiUrl }: { initialUser: User | null; apiUrl: string }) {
