@@ -579,6 +579,7 @@ def test_more_waiting_requests_than_the_deadline_allows_get_503_and_none_hangs(
 
 SLEEP = Statement("SELECT pg_sleep($1)", ("seconds",), Again.SAME)
 ONE = Statement("SELECT 1 AS one", (), Again.SAME)
+SESSION = Statement("SELECT pg_backend_pid()", (), Again.SAME)
 
 
 async def test_a_cancelled_request_gives_its_slot_back(database_url: str) -> None:
@@ -597,6 +598,17 @@ async def test_a_cancelled_request_gives_its_slot_back(database_url: str) -> Non
 
         assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError] * 2
         assert [dict(row) for row in await database.fetch(ONE)] == [{"one": 1}]
+
+
+async def test_a_connection_whose_statement_was_given_up_is_not_used_again(database_url: str) -> None:
+    async with pool(database_url) as database:
+        first = await database.fetch(SESSION)
+        given_up = asyncio.create_task(database.fetch(SLEEP, seconds=60.0))
+        await asyncio.sleep(0.2)
+        given_up.cancel()
+        await asyncio.wait([given_up])
+
+        assert await database.fetch(SESSION) != first
 
 
 async def test_waiting_requests_are_served_in_the_order_in_which_they_came(database_url: str) -> None:
@@ -684,3 +696,15 @@ def test_the_first_task_on_a_fresh_connection_is_created_at_the_time_of_its_requ
         created = ask(database, "SELECT created_at, created_at = updated_at FROM task WHERE id = $1", task["id"])
     assert created[0][0] >= before[0][0]
     assert created[0][1]
+
+
+@pytest.mark.parametrize(("method", "path"), [("PUT", ""), ("PATCH", "/complete")])
+def test_updated_at_grows_also_when_the_servers_clock_was_set_back(
+    alice: User, database_url: str, method: str, path: str
+) -> None:
+    task = alice.add()
+    execute(database_url, f"UPDATE task SET updated_at = '2100-01-01T00:00:00Z' WHERE id = {task['id']}")
+
+    changed = alice.http.request(method, f"{alice.tasks}/{task['id']}{path}", json={"title": "Later"}).json()
+
+    assert changed["updated_at"] == "2100-01-01T00:00:00.000001Z"

@@ -272,6 +272,27 @@ async def test_an_attempt_that_outlasts_its_request_serves_the_next(server: Serv
     assert await outcome(later) is server.lines[0]
 
 
+async def test_connections_that_were_silent_while_another_died_are_closed(server: Server) -> None:
+    pool = server.pool(3)
+    for line in [await outcome(asking(pool)) for _ in range(3)]:
+        answered(pool, line)
+    sent = now()
+    heard = await outcome(asking(pool))
+    answered(pool, heard, took=0)
+
+    pool.suspect(sent)
+
+    assert [line for line in server.lines if line.usable] == [heard]
+
+
+async def test_a_connection_that_the_server_has_closed_meanwhile_is_not_used(server: Server) -> None:
+    pool = server.pool()
+    answered(pool, await outcome(asking(pool)))
+    server.lines[0].has_news = True
+
+    assert await outcome(asking(pool)) is server.lines[1]
+
+
 async def test_in_trouble_there_is_one_attempt_at_a_time_whoever_waits(server: Server) -> None:
     pool = server.pool(10)
     server.failure = OSError("away")
