@@ -98,7 +98,7 @@ class Database:
             return rows or (ALREADY_DONE if attempt.in_doubt and statement.again is Again.GONE else rows)
 
     def turn(self, owner: str) -> asyncio.Lock:
-        """Return what this user's long lists take turns with."""
+        """Return the lock that lets one long list of a user at a time occupy the event loop."""
         return self._turns.setdefault(owner, asyncio.Lock())
 
     def open(self) -> None:
@@ -125,7 +125,7 @@ class Database:
         except ABANDONED as error:
             if isinstance(error, TimeoutError | asyncio.CancelledError):
                 self._metrics.given_up()
-            # The others may be no better: rather a new connection than one that was silent all the while.
+            # Others may be dead, too: a new connection is safer than one from which nothing was heard meanwhile.
             self.pool.suspect(since)
             raise
         finally:

@@ -90,16 +90,15 @@ class Connection:
 
     @property
     def has_news(self) -> bool:
-        """Whether something has come that the event loop does not know yet. On an idle connection that is the server's
-        word that it has closed it."""
+        """Whether the socket is readable. An idle server sends nothing, so it has closed the connection."""
         return bool(self._news.poll(0))
 
     def cut(self) -> None:
         self._raw.terminate()
 
     def _retire(self) -> None:
-        """Take no more statements. The server ends the statement by its own time limit; where a pooler refused that,
-        asyncpg has asked for its cancellation, and the line is cut when that has had time to arrive."""
+        """Take no more statements. The server ends the running one by statement_timeout. Where a pooler refused that
+        setting, asyncpg has sent a cancel request, and the connection stays open until that has had time to arrive."""
         self._retired = True
         if self._limited:
             self.cut()

@@ -3,8 +3,9 @@
 import math
 
 WINDOW = 0.5
-# More connections help where those there are spend at least this part of their time waiting for the database alone.
-# Where the processor is the limit, of this process or of the server, statements take longer, but the shortest does not.
+# More connections help where those there are spend at least this part of their time waiting for the database. The time
+# of the shortest statement counts: where a processor is the limit, the others take longer, and more connections are of no
+# use.
 USEFUL = 0.5
 
 
@@ -25,11 +26,11 @@ class Demand:
         self._least = min(self._least, seconds)
 
     def measure(self, now: float) -> bool:
-        """Be called while requests wait; return whether a window has just ended."""
+        """Call it while requests wait; return whether a window has just ended."""
         passed = now - self._began
         if passed < WINDOW:
             return False
-        # A longer one had time in which nobody waited.
+        # A window that is much longer had a time in which nobody waited: its rate is not the database's pace.
         full = passed < 2 * WINDOW
         self.rate = self._answers / passed if full else None
         if self._answers:

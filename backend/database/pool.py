@@ -1,4 +1,7 @@
-"""Which connection does a request get, when, and how many are there?"""
+"""Which connection does a request get, when, and how many are there?
+
+Requests that find no idle connection wait, users taking turns. Decisions 0016 and 0017 have the reasons and the figures.
+"""
 
 import asyncio
 import logging
@@ -17,13 +20,14 @@ from backend.telemetry.metrics import NoMetrics
 
 logger = logging.getLogger(__name__)
 
-# All times are in seconds. A request waits so long while the database answers, and longer only while it is away.
+# All times are in seconds. While the database answers, a request waits no longer than this; while it is away, until its
+# deadline.
 LONGEST_WAIT = 1.0
-# So many requests may always wait, and at most so many do, whatever for.
+# The bound on waiting requests follows the database's pace, between these two numbers.
 ALWAYS_WAITING, MOST_WAITING = 128, 4_096
-# Once there was no room, there is none until so much of it is used.
+# A full queue takes requests again when its length has fallen to this part of the bound.
 ROOM_AGAIN = 0.9
-# Who has waited so long may have left meanwhile.
+# A request that has waited so long is watched: its client may disconnect.
 LOOK_AFTER = 0.1
 
 # Where the server has no connection left, the next one is asked for after so long.
@@ -65,7 +69,7 @@ class Pool:
         self.busy = 0
         # Called where more connections than `most` would be of use.
         self.want_more: Callable[[], None] = lambda: None
-        # Whether requests need not even come here: no more may wait.
+        # Whether the queue is full; the outermost layer then refuses requests itself, at less cost.
         self.crowded = False
 
     @property
@@ -106,7 +110,7 @@ class Pool:
             waiter.settle()
             now = self._loop.time()
             self._metrics.waited(now - waiter.since)
-            # Whoever leaves makes room, also without a connection: nobody else comes here meanwhile.
+            # Also where no connection was granted: while `crowded` is set, no other request comes here to clear it.
             if self.crowded and self._queue.waiting < ROOM_AGAIN * self._room(now):
                 self.crowded = False
 
@@ -120,7 +124,7 @@ class Pool:
         self._give(connection)
 
     def suspect(self, since: float) -> None:
-        """Part with the idle connections that have not been heard since then: the line of another one is dead."""
+        """Close the idle connections from which nothing was heard since then: another one has just proved dead."""
         self._availability.lost(since)
         silent = [connection for connection in self._idle if connection.heard < since]
         self._idle = [connection for connection in self._idle if connection.heard >= since]
@@ -128,7 +132,7 @@ class Pool:
             connection.cut()
 
     def limit(self, most: int) -> None:
-        """Have no more than `most` connections from now on, as those that are busy come back."""
+        """Have no more than `most` connections; idle ones are closed now, busy ones when they are released."""
         self.most = most
         self.size = min(self.size, most)
         for connection in self._idle[: max(0, self.busy + len(self._idle) - self.size)]:
@@ -165,7 +169,7 @@ class Pool:
         return min(max(self._demand.rate * LONGEST_WAIT, 2 * self.size, ALWAYS_WAITING), MOST_WAITING)
 
     def _look_after(self, waiter: Waiter) -> None:
-        """See whether it still makes sense to wait."""
+        """Refuse a request that has waited too long; otherwise watch its client, and look again later."""
         now = self._loop.time()
         if waiter.granted.done():
             return
@@ -208,7 +212,7 @@ class Pool:
         """Hand a connection that nobody has to whose turn it is, or keep it."""
         if not connection.usable:
             self._grow()
-        # The sum is at least `open`, which looks at each idle connection; mostly it need not.
+        # `open` asks each idle connection whether it is usable; most of the time the sum shows that there is room.
         elif self.busy + len(self._idle) >= self.size and self.open >= self.size:
             connection.cut()
         elif waiter := self._next():
@@ -231,7 +235,7 @@ class Pool:
         """Begin to connect where somebody waits for it, and let the size follow the demand."""
         if self._queue.waiting and self._demand.measure(self._loop.time()) and self._demand.exceeds(self.size):
             self._raise_size()
-        # In trouble the number of attempts does not matter: there is one, and others beside it while it hangs.
+        # While the database is away there is one attempt at a time, so those under way serve nobody for sure.
         served = len(self._attempts) if self._availability.away_since is None else 0
         self._begin(min(self._queue.waiting - served, self.size - self._alive))
 
@@ -247,7 +251,7 @@ class Pool:
             self._trimming = self._loop.call_later(UNUSED, self._trim)
 
     def _trim(self) -> None:
-        """Give back what has not been used for a while."""
+        """Close connections that were not used for a while, down to the size at the start."""
         self._trimming = None
         unused = self._loop.time() - UNUSED
         for connection in [each for each in self._idle if each.heard < unused]:

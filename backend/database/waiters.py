@@ -1,4 +1,4 @@
-"""Whose turn is it, where there are fewer connections than requests?"""
+"""Which request is next, where there are fewer connections than requests?"""
 
 import asyncio
 from collections import OrderedDict
@@ -31,13 +31,13 @@ class Waiter:
             self.granted.set_exception(error)
 
     def watch(self) -> None:
-        """Leave as soon as the client has left."""
+        """Give up as soon as the client has disconnected."""
         if self.departure and not self.watching:
             self.watching = asyncio.ensure_future(self.departure())
             self.watching.add_done_callback(self._gone)
 
     def settle(self) -> None:
-        """Let go of what was started on its behalf."""
+        """Cancel its timer and its watch."""
         for each in (self.timer, self.watching):
             if each:
                 each.cancel()
@@ -48,8 +48,7 @@ class Waiter:
 
 
 class FairQueue:
-    """Waiting requests. The users take turns, so that one with many requests delays another by one of them; within a
-    user it is first come first served."""
+    """Waiting requests, in rounds: one of each user, each user's in the order in which they came."""
 
     def __init__(self) -> None:
         self._of: OrderedDict[str, OrderedDict[Waiter, None]] = OrderedDict()
@@ -64,7 +63,7 @@ class FairQueue:
             self._longest = queue
 
     def leave(self, waiter: Waiter) -> None:
-        """Take out one that need not wait any more; harmless for one whose turn has come."""
+        """Take out a request that no longer waits; does nothing for one that `next` has taken out."""
         if (queue := self._of.get(waiter.owner)) is not None and queue.pop(waiter, waiter) is None:
             self.waiting -= 1
             if not queue:
@@ -83,8 +82,8 @@ class FairQueue:
         return None
 
     def last_of_longest(self, owner: str) -> Waiter | None:
-        """Return who should give way to another request of `owner`: the newest of the user with the most, if that user
-        has at least two more waiting."""
+        """Return the request to refuse instead of a new one of `owner`: the newest of the user with the most requests, if
+        that user has at least two more waiting than `owner`."""
         if len(self._longest) < len(self._of.get(owner, ())) + 2:
             return None
         return next(reversed(self._longest))
