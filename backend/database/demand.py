@@ -4,8 +4,8 @@ import math
 
 WINDOW = 0.5
 # More connections help where those there are spend at least this part of their time waiting for the database. The time
-# of the shortest statement counts: where a processor is the limit, the others take longer, and more connections are of no
-# use.
+# of the shortest statement counts: where a processor is the limit, only the others take longer, and more connections
+# would be of no use.
 USEFUL = 0.5
 
 

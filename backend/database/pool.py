@@ -1,6 +1,6 @@
 """Which connection does a request get, when, and how many are there?
 
-Requests that find no idle connection wait, users taking turns. Decisions 0016 and 0017 have the reasons and the figures.
+Requests that find no idle connection wait, users taking turns. Reasons and figures: decisions 0016 and 0017.
 """
 
 import asyncio

@@ -82,8 +82,8 @@ class FairQueue:
         return None
 
     def last_of_longest(self, owner: str) -> Waiter | None:
-        """Return the request to refuse instead of a new one of `owner`: the newest of the user with the most requests, if
-        that user has at least two more waiting than `owner`."""
+        """Return the request to refuse instead of a new one of `owner`: the newest of the user with the most, if that
+        user has at least two more waiting than `owner`."""
         if len(self._longest) < len(self._of.get(owner, ())) + 2:
             return None
         return next(reversed(self._longest))
