@@ -95,7 +95,7 @@ class Database:
             except OverflowError as error:
                 failures.log_unreadable_date(attempt.owner)
                 raise InternalError("unreadable-date") from error
-            return rows or (ALREADY_DONE if attempt.in_doubt and statement.again is Again.GONE else rows)
+            return rows or (ALREADY_DONE if attempt.in_doubt and statement.again is Again.GONE_IS_DONE else rows)
 
     def turn(self, owner: str) -> asyncio.Lock:
         """Return the lock that lets one long list of a user at a time occupy the event loop."""
@@ -168,7 +168,7 @@ class _Attempt:
             return False
         unsent = isinstance(error, failures.UNSENT)
         self.in_doubt |= not unsent
-        return self.sent < MOST_SENT and (unsent or self.statement.again is not Again.OTHER)
+        return self.sent < MOST_SENT and (unsent or self.statement.again is not Again.NOT_REPEATABLE)
 
 
 def _time_limit(url: str, seconds: float) -> dict[str, str]:

@@ -24,9 +24,14 @@ class FieldError(TypedDict):
 
 
 class Problem(Exception):
-    """The base of every answer that is not a success."""
+    """The base of every answer that is not a success.
+
+    `documented` is what the API document says of it, one clause of a sentence about all those of this status; nothing
+    where only the server itself answers so, or it is a case of another.
+    """
 
     status: ClassVar[int]
+    documented: ClassVar[str]
     detail: str
     headers: Mapping[str, str] = {}
     errors: Sequence[FieldError] | None = None
@@ -34,6 +39,11 @@ class Problem(Exception):
     def __init__(self, reason: str = "") -> None:
         super().__init__(reason)
         self.reason = reason
+
+    @property
+    def content(self) -> dict[str, object]:
+        """What the body of the answer says."""
+        return {"detail": self.detail} if self.errors is None else {"detail": self.detail, "errors": self.errors}
 
 
 class Refusal(Problem):
@@ -44,6 +54,7 @@ class Refusal(Problem):
 
 class Unauthorized(Refusal):
     status = 401
+    documented = "No access token, or one that is malformed, forged, expired or without identity"
     detail = "The access token is invalid."
     headers = {"WWW-Authenticate": 'Bearer realm="todo", error="invalid_token"'}
 
@@ -64,6 +75,7 @@ class TokenExpired(Unauthorized):
 
 class Forbidden(Refusal):
     status = 403
+    documented = "The token belongs to another user than the path"
     detail = "These tasks belong to another user."
 
     def __init__(self, reason: str, user: str) -> None:
@@ -79,42 +91,40 @@ class BadRequest(Problem):
     errors = [FieldError(loc=["request"], msg=detail, type="http_invalid")]
 
 
-class BadKey(Problem):
-    """The header Idempotency-Key is not one to 255 visible characters."""
-
-    status = 400
-    detail = "The Idempotency-Key should be 1 to 255 visible characters."
-    errors = [FieldError(loc=["header", "Idempotency-Key"], msg=detail, type="idempotency_key")]
-
-
-class KeyReused(Problem):
-    """The same Idempotency-Key came with another body."""
-
-    status = 422
-    detail = "This Idempotency-Key was used with another body."
-    errors = [FieldError(loc=["header", "Idempotency-Key"], msg=detail, type="idempotency_key_reused")]
-
-
 class Malformed(Problem):
     """The body is not JSON, so no rule about a field could be checked."""
 
     status = 400
+    documented = "The body is not valid JSON"
+    detail = "The request body is not valid JSON."
+    errors = [FieldError(loc=["body"], msg=detail, type="json_invalid")]
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.detail = "The request body is not valid JSON."
-        self.errors = [FieldError(loc=["body"], msg=self.detail, type="json_invalid")]
+
+class BadKey(Problem):
+    status = 400
+    documented = "the Idempotency-Key is malformed"
+    detail = "The Idempotency-Key should be 1 to 255 visible characters."
+    errors = [FieldError(loc=["header", "Idempotency-Key"], msg=detail, type="idempotency_key")]
 
 
 class Invalid(Problem):
     """A field breaks a rule; `detail` says the first one, `errors` all of them."""
 
     status = 422
+    documented = "A field breaks a rule"
+    errors: Sequence[FieldError] = ()
 
     def __init__(self, errors: Sequence[FieldError]) -> None:
         super().__init__("invalid")
         self.errors = errors
         self.detail = errors[0]["msg"]
+
+
+class KeyReused(Problem):
+    status = 422
+    documented = "the Idempotency-Key came before with another body"
+    detail = "This Idempotency-Key was used with another body."
+    errors = [FieldError(loc=["header", "Idempotency-Key"], msg=detail, type="idempotency_key_reused")]
 
 
 class NotFound(Problem):
@@ -125,6 +135,7 @@ class NotFound(Problem):
 class TaskNotFound(NotFound):
     """The user has no such task; whether another user has it is not told."""
 
+    documented = "The user has no such task"
     detail = "Task not found."
 
 
@@ -146,11 +157,13 @@ class TooSlow(Problem):
 
 class TooLarge(Problem):
     status = 413
+    documented = "The body is larger than 65,536 bytes"
     detail = "The request body is too large."
 
 
 class UnsupportedMediaType(Problem):
     status = 415
+    documented = "The body is not declared as application/json"
     detail = "The request body must be application/json."
 
 
@@ -165,6 +178,7 @@ class Unavailable(Problem):
     """The database cannot serve now, or cannot be reached; trying again later may help."""
 
     status = 503
+    documented = "The database, or Better Auth's key set, cannot serve at the moment"
     detail = "The service is temporarily unavailable, and nothing was changed. Please try again."
     headers = {"Retry-After": "2"}
 

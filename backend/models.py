@@ -17,6 +17,7 @@ WHITE_SPACE = (
 )
 
 MAX_ID = 2**63 - 1
+MAX_TITLE, MAX_DESCRIPTION = 200, 1000
 
 
 def _not_blank(value: str) -> str:
@@ -37,14 +38,14 @@ NOT_BLANK = r"^[^\u0000]*[^\u0000\t-\r \u0085\u00a0\u1680\u2000-\u200a\u2028\u20
 
 Title = Annotated[
     str,
-    StringConstraints(strict=True, min_length=1, max_length=200),
+    StringConstraints(strict=True, min_length=1, max_length=MAX_TITLE),
     AfterValidator(_not_blank),
     AfterValidator(_storable),
     Documented(json_schema_extra={"pattern": NOT_BLANK}),
 ]
 Description = Annotated[
     str,
-    StringConstraints(strict=True, max_length=1000),
+    StringConstraints(strict=True, max_length=MAX_DESCRIPTION),
     AfterValidator(_storable),
     Documented(json_schema_extra={"pattern": STORABLE}),
 ]
@@ -56,12 +57,13 @@ class Task(SQLModel, table=True):
     __table_args__ = (
         Index("task_owner_newest_first", "user_id", text("created_at DESC"), text("id DESC")),
         Index("task_created_once", "creation_key", "user_id", unique=True),
+        {"comment": "Created by the Todo backend."},
     )
 
     id: int = Field(primary_key=True, sa_type=BigInteger, sa_column_args=[Identity()])
     user_id: str = Field(sa_type=Text)
-    title: str = Field(sa_type=String(200))
-    description: str | None = Field(sa_type=String(1000))
+    title: str = Field(sa_type=String(MAX_TITLE))
+    description: str | None = Field(sa_type=String(MAX_DESCRIPTION))
     completed: bool = Field(sa_column_kwargs={"server_default": false()})
     created_at: datetime = Field(sa_type=DateTime(timezone=True), sa_column_kwargs={"server_default": func.now()})
     updated_at: datetime = Field(sa_type=DateTime(timezone=True), sa_column_kwargs={"server_default": func.now()})

@@ -15,6 +15,15 @@ from backend.db import Database
 from backend.errors import KeyReused, TaskNotFound
 from backend.models import TaskCreate, TaskUpdate
 
+# What an update does with the fields that were not sent: nothing.
+UNSENT: dict[str, Any] = dict.fromkeys(key for name in TaskUpdate.model_fields for key in (name, f"set_{name}"))
+# The fields that have come since a creation's hash was made first, with their defaults.
+LATER_FIELDS = [
+    (name, field.get_default(call_default_factory=True))
+    for name, field in sorted(TaskCreate.model_fields.items())
+    if name not in {"title", "description", "completed"}
+]
+
 
 class Pages(NamedTuple):
     """Where a list comes from: `read` returns the rows that come after this one, or the first ones, at most so many.
@@ -63,16 +72,13 @@ class Tasks:
 
     async def add(self, task: TaskCreate, key: str | None) -> Record:
         """Create the task, or return the one that was created with this key; raise KeyReused for another body."""
-        body = [task.title, task.description, task.completed]
         rows = await self._database.fetch(
             statements.CREATE_ONCE if key else statements.CREATE,
             self._departure,
             user_id=self._owner,
-            title=task.title,
-            description=task.description,
-            completed=task.completed,
+            **vars(task),
             creation_key=key or token_hex(16),
-            creation_hash=sha256(orjson.dumps(body)).digest(),
+            creation_hash=creation_hash(task),
         )
         if not rows:
             raise KeyReused("key-reused")
@@ -83,14 +89,11 @@ class Tasks:
         sent = changes.model_fields_set
         if not sent:
             return await self.get(task_id)
-        return await self._one(
-            statements.UPDATE,
-            id=task_id,
-            title=changes.title if "title" in sent else None,
-            set_description="description" in sent,
-            description=changes.description,
-            completed=changes.completed if "completed" in sent else None,
-        )
+        values = UNSENT.copy()
+        for name in sent:
+            values[name] = getattr(changes, name)
+            values[f"set_{name}"] = True
+        return await self._one(statements.UPDATE, id=task_id, **values)
 
     async def toggle(self, task_id: int) -> Record:
         return await self._one(statements.TOGGLE, id=task_id)
@@ -106,3 +109,10 @@ class Tasks:
 
     def _turn(self) -> asyncio.Lock:
         return self._database.turn(self._owner)
+
+
+def creation_hash(task: TaskCreate) -> bytes:
+    """Return what tells one body from another. A later field counts only where it is not at its default: a retry may
+    come when a new version has taken over, and must be known by the hash that the old one made."""
+    later = [(name, value) for name, default in LATER_FIELDS if (value := getattr(task, name)) != default]
+    return sha256(orjson.dumps([task.title, task.description, task.completed, *later], default=str)).digest()

@@ -577,9 +577,9 @@ def test_more_waiting_requests_than_the_deadline_allows_get_503_and_none_hangs(
     assert after == [[task]] * 4
 
 
-SLEEP = Statement("SELECT pg_sleep($1)", ("seconds",), Again.SAME)
-ONE = Statement("SELECT 1 AS one", (), Again.SAME)
-SESSION = Statement("SELECT pg_backend_pid()", (), Again.SAME)
+SLEEP = Statement("SELECT pg_sleep($1)", ("seconds",), Again.IDEMPOTENT)
+ONE = Statement("SELECT 1 AS one", (), Again.IDEMPOTENT)
+SESSION = Statement("SELECT pg_backend_pid()", (), Again.IDEMPOTENT)
 
 
 async def test_a_cancelled_request_gives_its_slot_back(database_url: str) -> None:
@@ -632,7 +632,7 @@ async def test_a_server_that_accepts_and_says_nothing_is_given_up_at_the_deadlin
                 await asyncio.wait_for(database.fetch(ONE), 30)
 
 
-PREPARED = Statement("SELECT count(*) FROM pg_prepared_statements WHERE name LIKE 'todo\\_%'", (), Again.SAME)
+PREPARED = Statement("SELECT count(*) FROM pg_prepared_statements WHERE name LIKE 'todo\\_%'", (), Again.IDEMPOTENT)
 
 
 @pytest.mark.parametrize(("prepare", "expected"), [(True, 7), (False, 0)])

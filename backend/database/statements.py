@@ -1,6 +1,7 @@
 """Which SQL does the application send?
 
-All of it: seven statements, built once from the model, each of them limited to its owner.
+All of it: seven statements, built once from the model, each of them limited to its owner. What a client may set comes
+from `TaskCreate` and `TaskUpdate`, what it is shown from `TaskRead`.
 """
 
 import hashlib
@@ -9,19 +10,19 @@ from enum import Enum
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import BigInteger, Boolean, ClauseElement, DateTime, String, bindparam, case, func, text, tuple_
+from sqlalchemy import BigInteger, ClauseElement, ColumnElement, DateTime, bindparam, case, func, text, tuple_
 from sqlalchemy.dialects.postgresql import asyncpg, insert
 from sqlmodel import col, delete, select, update
 
-from backend.models import Task, TaskRead
+from backend.models import Task, TaskCreate, TaskRead, TaskUpdate
 
 
 class Again(Enum):
-    """What happens when a statement is sent once more, after the connection broke and nobody knows if it was done."""
+    """Whether a statement may be sent once more, after the connection broke and nobody knows if it was done."""
 
-    SAME = "the outcome is that of once"
-    GONE = "it may find nothing left to do, which is success then"
-    OTHER = "it would be done twice"
+    IDEMPOTENT = "yes: done twice, it leaves and answers the same as done once"
+    GONE_IS_DONE = "yes: where the second one finds no row, the first one has deleted it"
+    NOT_REPEATABLE = "no: each time changes something"
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,27 @@ class Statement:
         return [values[parameter] for parameter in self.parameters]
 
 
-def _compiled(query: ClauseElement, again: Again = Again.SAME) -> Statement:
+# Every statement that was made below: each connection begins with preparing them.
+ALL: list[Statement] = []
+
+
+def _compiled(query: ClauseElement, again: Again = Again.IDEMPOTENT, *, client_again: bool = True) -> Statement:
     compiled: Any = query.compile(dialect=asyncpg.dialect(paramstyle="numeric_dollar"))  # type: ignore[no-untyped-call]
-    return Statement(str(compiled), tuple(compiled.positiontup), again)
+    ALL.append(Statement(str(compiled), tuple(compiled.positiontup), again, client_again))
+    return ALL[-1]
 
 
+def _sent(name: str) -> ColumnElement[Any]:
+    """The value that was sent, or the one that is there; where null is a value, `set_…` tells whether it was sent."""
+    column = _table.columns[name]
+    value = bindparam(name, type_=column.type)
+    return case((bindparam(f"set_{name}"), value), else_=column) if column.nullable else func.coalesce(value, column)
+
+
+_table = Task.metadata.tables["task"]
 # Every column that the statements need.
-COLUMNS = Task.metadata.tables["task"].columns.keys()
-_columns = [col(getattr(Task, name)) for name in TaskRead.model_fields]
+COLUMNS = _table.columns.keys()
+_columns = [_table.columns[name] for name in TaskRead.model_fields]
 _of_owner = col(Task.user_id) == bindparam("user_id")
 _this_task = (col(Task.id) == bindparam("id")) & _of_owner
 
@@ -81,10 +95,7 @@ LIST_AFTER = _compiled(
 GET = _compiled(select(*_columns).where(_this_task))
 # A key that is there already is a retry: its task is answered, unless another body was sent with it (no row then).
 _new = insert(Task).values(
-    {
-        name: bindparam(name)
-        for name in ("user_id", "title", "description", "completed", "creation_key", "creation_hash")
-    }
+    {name: bindparam(name) for name in ("user_id", *TaskCreate.model_fields, "creation_key", "creation_hash")}
 )
 CREATE_ONCE = _compiled(
     _new.on_conflict_do_update(
@@ -96,21 +107,14 @@ CREATE_ONCE = _compiled(
 # The same, with a key of our own, which the client does not know.
 CREATE = replace(CREATE_ONCE, client_again=False)
 UPDATE = _compiled(
-    update(Task).where(_this_task).values(
-        title=func.coalesce(bindparam("title", type_=String), col(Task.title)),
-        description=case(
-            (bindparam("set_description"), bindparam("description", type_=String)),
-            else_=col(Task.description),
-        ),
-        completed=func.coalesce(bindparam("completed", type_=Boolean), col(Task.completed)),
-        updated_at=_later,
-    ).returning(*_columns),
-)  # fmt: skip
+    update(Task)
+    .where(_this_task)
+    .values({name: _sent(name) for name in TaskUpdate.model_fields} | {"updated_at": _later})
+    .returning(*_columns)
+)
 TOGGLE = _compiled(
     update(Task).where(_this_task).values(completed=~col(Task.completed), updated_at=_later).returning(*_columns),
-    Again.OTHER,
+    Again.NOT_REPEATABLE,
+    client_again=False,
 )
-TOGGLE = replace(TOGGLE, client_again=False)
-DELETE = _compiled(delete(Task).where(_this_task).returning(*_columns), Again.GONE)
-
-ALL = (LIST, LIST_AFTER, GET, CREATE, UPDATE, TOGGLE, DELETE)
+DELETE = _compiled(delete(Task).where(_this_task).returning(*_columns), Again.GONE_IS_DONE)

@@ -32,10 +32,7 @@ def chunk(body: bytes) -> bytes:
 def refusal(problem: Problem, date: bytes) -> tuple[str, bytes]:
     """Return the answer to what never became a request, and its id; the connection ends with it."""
     request_id = f"{getrandbits(128):032x}"
-    content: dict[str, object] = {"detail": problem.detail}
-    if problem.errors is not None:
-        content["errors"] = problem.errors
-    body = orjson.dumps(content)
+    body = orjson.dumps(problem.content)
     length = (b"content-length", b"%d" % len(body))
     told = [(b"x-request-id", request_id.encode()), (b"vary", b"Origin"), CLOSE]
     return request_id, head(problem.status, date, [CONTENT_TYPE, length, *PRIVATE, *told]) + body

@@ -151,11 +151,8 @@ def _readable_by(origin: str) -> Headers:
 
 
 async def _send_problem(send: Send, problem: Problem) -> None:
-    content: dict[str, object] = {"detail": problem.detail}
-    if problem.errors is not None:
-        content["errors"] = problem.errors
     headers = [(name.lower().encode(), value.encode()) for name, value in problem.headers.items()]
-    await send_json(send, problem.status, orjson.dumps(content), headers)
+    await send_json(send, problem.status, orjson.dumps(problem.content), headers)
 
 
 def _log_refusal(scope: Scope, refusal: Refusal) -> None:

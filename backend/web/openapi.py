@@ -4,6 +4,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from backend import errors
+
 
 class ProblemRead(BaseModel):
     """Every answer that is not a success; `detail` is one sentence that can be shown as it is."""
@@ -31,36 +33,25 @@ class ValidationProblemRead(ProblemRead):
     errors: list[FieldErrorRead]
 
 
-def _header(description: str) -> dict[str, Any]:
-    return {"description": description, "required": True, "schema": {"type": "string"}}
-
-
-_PROBLEMS: dict[int, dict[str, Any]] = {
-    400: {
-        "description": "The body is not valid JSON, or the Idempotency-Key is malformed.",
-        "model": ValidationProblemRead,
-    },
-    401: {
-        "description": "No access token, or one that is malformed, forged, expired or without identity.",
-        "model": ProblemRead,
-        "headers": {"WWW-Authenticate": _header("The challenge of RFC 6750, section 3.")},
-    },
-    403: {"description": "The token belongs to another user than the path.", "model": ProblemRead},
-    404: {"description": "The user has no such task.", "model": ProblemRead},
-    413: {"description": "The body is larger than 65,536 bytes.", "model": ProblemRead},
-    415: {"description": "The body is not declared as application/json.", "model": ProblemRead},
-    422: {
-        "description": "A field breaks a rule, or the Idempotency-Key came before with another body.",
-        "model": ValidationProblemRead,
-    },
-    503: {
-        "description": "The database, or Better Auth's key set, cannot serve at the moment.",
-        "model": ProblemRead,
-        "headers": {"Retry-After": _header("Seconds to wait before trying again.")},
-    },
+HEADERS = {
+    "WWW-Authenticate": "The challenge of RFC 6750, section 3.",
+    "Retry-After": "Seconds to wait before trying again.",
 }
+_DOCUMENTED = [each for each in vars(errors).values() if "documented" in getattr(each, "__dict__", {})]
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the documented answers of a route that can fail with these statuses."""
-    return {status: _PROBLEMS[status] for status in statuses}
+    return {status: _documented([each for each in _DOCUMENTED if each.status == status]) for status in statuses}
+
+
+def _documented(kinds: list[type[errors.Problem]]) -> dict[str, Any]:
+    headers = {
+        name: {"description": HEADERS[name], "required": True, "schema": {"type": "string"}}
+        for name in kinds[0].headers
+    }
+    return {
+        "description": ", or ".join(each.documented for each in kinds) + ".",
+        "model": ProblemRead if kinds[0].errors is None else ValidationProblemRead,
+        **({"headers": headers} if headers else {}),
+    }
