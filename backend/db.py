@@ -23,7 +23,7 @@ from backend.database.statements import Again, Statement
 from backend.database.url import connect_arguments, direct
 from backend.database.waiters import Departure
 from backend.errors import InternalError, OutcomeUnknown, Overloaded, Unavailable
-from backend.telemetry.metrics import NoMetrics
+from backend.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class Database:
         workers: int = 1,
         deadline: float,
         prepare: bool = True,
-        metrics: NoMetrics,
+        metrics: Metrics,
     ) -> None:
         self._arguments = {"timeout": CONNECT_LIMIT, "statement_cache_size": 0} | connect_arguments(url)
         # The name is this process's own, so that the processes can be counted.

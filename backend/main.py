@@ -16,7 +16,7 @@ from backend.errors import MethodNotAllowed, NotFound, Problem
 from backend.routes import health, tasks
 from backend.settings import Settings, SettingsError, load_settings
 from backend.telemetry import logs
-from backend.telemetry.metrics import NoMetrics, Prometheus
+from backend.telemetry.metrics import Metrics
 from backend.web.docs_page import show_docs
 from backend.web.middleware import Envelope
 from backend.web.routing import Route
@@ -41,7 +41,7 @@ class TodoAPI(FastAPI):
     It stands instead of FastAPI's, which has five that these routes do not need; `add_middleware` does nothing.
     """
 
-    def __init__(self, settings: Settings, metrics: NoMetrics) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
         super().__init__(
             title="Todo API",
             version="1.0.0",
@@ -99,7 +99,7 @@ class TodoAPI(FastAPI):
 
 def create_app(settings: Settings) -> FastAPI:
     """Return the application; it opens and closes what it needs in its lifespan."""
-    return TodoAPI(settings, Prometheus() if settings.metrics_port else NoMetrics())
+    return TodoAPI(settings, Metrics(counting=bool(settings.metrics_port)))
 
 
 def token_verifier(settings: Settings, key_set: KeySet) -> TokenVerifier:
@@ -112,7 +112,7 @@ def token_verifier(settings: Settings, key_set: KeySet) -> TokenVerifier:
     )
 
 
-def _lifespan(settings: Settings, metrics: NoMetrics) -> Callable[[FastAPI], AbstractAsyncContextManager[State]]:
+def _lifespan(settings: Settings, metrics: Metrics) -> Callable[[FastAPI], AbstractAsyncContextManager[State]]:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
         database = Database(

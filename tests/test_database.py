@@ -36,7 +36,7 @@ from backend.db import Database
 from backend.development.embedded import embedded_postgres
 from backend.errors import Unavailable
 from backend.settings import Settings
-from backend.telemetry.metrics import NoMetrics
+from backend.telemetry.metrics import Metrics
 
 REPOSITORY = Path(__file__).parents[1]
 NEON = "postgresql://neondb_owner:npg_Ab1@ep-cool-darkness-a1b2c3d4-pooler.eu-central-1.aws.neon.tech/neondb"
@@ -384,7 +384,7 @@ def user_of(settings: Settings) -> Iterator[User]:
 
 @asynccontextmanager
 async def pool(url: str, *, size: int = 1, deadline: float = 30, prepare: bool = True) -> AsyncIterator[Database]:
-    database = Database(url, statements.ALL, pool_size=size, deadline=deadline, prepare=prepare, metrics=NoMetrics())
+    database = Database(url, statements.ALL, pool_size=size, deadline=deadline, prepare=prepare, metrics=Metrics())
     yield database
     await database.close()
 

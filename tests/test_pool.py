@@ -12,7 +12,7 @@ from backend.database import pool as pool_module
 from backend.database.demand import WINDOW, Demand
 from backend.database.pool import Pool
 from backend.errors import Departed, Overloaded
-from backend.telemetry.metrics import NoMetrics
+from backend.telemetry.metrics import Metrics
 
 LATER = 30.0
 
@@ -61,7 +61,7 @@ class Server:
             self.connect,
             size=size,
             deadline=LATER,
-            metrics=NoMetrics(),
+            metrics=Metrics(),
         )
         pool.most = most or size
         return pool

@@ -18,7 +18,7 @@ from backend.database import statements
 from backend.database.pool import Pool
 from backend.db import Database
 from backend.settings import Settings
-from backend.telemetry.metrics import NoMetrics
+from backend.telemetry.metrics import Metrics
 
 UNCHANGED = "The service is temporarily unavailable, and nothing was changed. Please try again."
 SAFE = "The service became unavailable, and the change may have been made or not. It is safe to try again."
@@ -129,7 +129,7 @@ def test_a_refusal_is_not_sent_again_and_says_that_nothing_was_changed(user: Use
 
 
 async def test_a_bug_of_ours_is_no_trouble_of_the_database(database_url: str) -> None:
-    database = Database(database_url, statements.ALL, pool_size=1, deadline=5, metrics=NoMetrics())
+    database = Database(database_url, statements.ALL, pool_size=1, deadline=5, metrics=Metrics())
     await database.fetch(statements.GET, id=1, user_id="u")
 
     with pytest.raises(asyncpg.DataError, match="invalid input"):
@@ -140,7 +140,7 @@ async def test_a_bug_of_ours_is_no_trouble_of_the_database(database_url: str) ->
 
 
 async def test_a_request_that_is_cancelled_gives_its_connection_back(database_url: str) -> None:
-    database = Database(database_url, statements.ALL, pool_size=2, deadline=5, metrics=NoMetrics())
+    database = Database(database_url, statements.ALL, pool_size=2, deadline=5, metrics=Metrics())
     for wait in (0.0, 0.001, 0.003, 0.01, 0.03, 0.1):
         many = [asyncio.create_task(database.fetch(statements.GET, user_id="u", id=1)) for _ in range(20)]
         await asyncio.sleep(wait)
@@ -170,7 +170,7 @@ async def test_a_connection_that_comes_back_to_somebody_gone_goes_to_the_next() 
         opened.append(Granted())
         return opened[0]
 
-    pool = Pool(connect, size=3, deadline=0.1, metrics=NoMetrics())
+    pool = Pool(connect, size=3, deadline=0.1, metrics=Metrics())
     deadline = asyncio.get_running_loop().time() + 10
     held = await pool.acquire("", deadline)
     gone, stays = (asyncio.create_task(pool.acquire("", deadline)) for _ in range(2))

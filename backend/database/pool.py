@@ -16,7 +16,7 @@ from backend.database.connection import Connection
 from backend.database.demand import Demand
 from backend.database.waiters import Departure, FairQueue, Waiter
 from backend.errors import Overloaded
-from backend.telemetry.metrics import NoMetrics
+from backend.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Pool:
         *,
         size: int,
         deadline: float,
-        metrics: NoMetrics,
+        metrics: Metrics,
     ) -> None:
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()

@@ -4,13 +4,14 @@ Off unless METRICS_PORT is set. All workers write into files of one directory, w
 """
 
 import asyncio
+import importlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from backend.errors import OperatorError
 
@@ -34,113 +35,69 @@ class Connections(Protocol):
     def waiting(self) -> int: ...
 
 
-class NoMetrics:
-    """What happens while nobody counts, and the list of what can be counted."""
+class _Nothing:
+    """Stands for the library while nobody counts: whatever it is asked for or told, nothing happens."""
+
+    def __getattr__(self, _name: str) -> Self:
+        return self
+
+    def __call__(self, *_values: object, **_options: object) -> Self:
+        return self
+
+
+class Metrics:
+    """What this process counts: the metrics, and what is called when something happens.
+
+    Where `counting`, `publish` must have been called in it, or in the one that started it.
+    """
 
     in_flight = 0
 
-    async def watch(self, pool: Connections) -> None:
-        """Tell again and again how many requests are under way, and how the pool is."""
+    def __init__(self, *, counting: bool = False) -> None:
+        self._counting = counting
+        library: Any = importlib.import_module("prometheus_client") if counting else _Nothing()
+        of = library.CollectorRegistry()
+        counter, histogram = partial(library.Counter, registry=of), partial(library.Histogram, registry=of)
+        gauge = partial(library.Gauge, registry=of, multiprocess_mode="livesum")
+        self._requests = counter("todo_requests", "Requests answered.", ["method", "status"])
+        self._latency = histogram("todo_request_seconds", "From the request's head to the answer's.", ["method"])
+        self._refusals = counter("todo_refusals", "Requests refused with 401 or 403.", ["reason"])
+        self.statement = counter("todo_statements", "Round trips to the database.").inc
+        self.retry = counter("todo_retries", "Statements sent again after their connection broke.").inc
+        self.unavailable = counter("todo_unavailable", "Requests that the database could not serve.").inc
+        self.shed = counter("todo_shed", "Requests refused because too many waited.").inc
+        text = "Connections cut while the server still ran a statement."
+        self.given_up = counter("todo_connections_given_up", text).inc
+        text = "How long requests waited that did not get a connection at once."
+        self.waited = histogram("todo_pool_wait_seconds", text).observe
+        self.log_line_dropped = counter("todo_log_lines_dropped", "Lines that the log could not take.").inc
+        text = "Unix time at which each process last got the key set; 0 is never."
+        key_set = gauge("todo_key_set_fetched_seconds", text, multiprocess_mode="liveall")
+        self.key_set_fetched = key_set.set_to_current_time
+        self._gauges: dict[Any, Callable[[Connections], float]] = {
+            gauge("todo_requests_in_flight", "Requests under way."): lambda _: self.in_flight,
+            gauge("todo_pool_connections", "Open connections."): lambda pool: pool.open,
+            gauge("todo_pool_busy", "Connections that run a statement."): lambda pool: pool.busy,
+            gauge("todo_pool_maximum", "How many connections there may be."): lambda pool: pool.most,
+            gauge("todo_pool_waiting", "Requests that wait for a connection."): lambda pool: pool.waiting,
+        }
 
     def request(self, method: str, status: int, seconds: float) -> None:
         """Count a request that was answered after so many seconds."""
+        if self._counting:
+            self._requests.labels(method, status).inc()
+            self._latency.labels(method).observe(seconds)
 
     def refusal(self, reason: str) -> None:
         """Count a token or a path that was refused."""
-
-    def statement(self) -> None:
-        """Count one round trip to the database."""
-
-    def retry(self) -> None:
-        """Count a statement that was sent again after its connection broke."""
-
-    def unavailable(self) -> None:
-        """Count a request that the database could not serve."""
-
-    def waited(self, seconds: float) -> None:
-        """Count a request that had to wait so long for a connection, whether or not it got one."""
-
-    def given_up(self) -> None:
-        """Count a connection that was cut while the server still ran its statement."""
-
-    def shed(self) -> None:
-        """Count a request for which too many others waited."""
-
-    def key_set_fetched(self) -> None:
-        """Tell that Better Auth has just answered with its key set."""
-
-    def log_line_dropped(self) -> None:
-        """Count a line that the log could not take."""
-
-
-class Prometheus(NoMetrics):
-    """The counters of this process; `publish` must have been called in it, or in the one that started it."""
-
-    def __init__(self) -> None:
-        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-
-        of = CollectorRegistry()
-        self._requests = Counter("todo_requests", "Requests answered.", ["method", "status"], registry=of)
-        text = "From the request's head to the answer's."
-        self._latency = Histogram("todo_request_seconds", text, ["method"], registry=of)
-        self._refusals = Counter("todo_refusals", "Requests refused with 401 or 403.", ["reason"], registry=of)
-        self._statements = Counter("todo_statements", "Round trips to the database.", registry=of)
-        self._retries = Counter("todo_retries", "Statements sent again after their connection broke.", registry=of)
-        self._unavailable = Counter("todo_unavailable", "Requests that the database could not serve.", registry=of)
-        self._shed = Counter("todo_shed", "Requests refused because too many waited.", registry=of)
-        text = "Connections cut while the server still ran a statement."
-        self._given_up = Counter("todo_connections_given_up", text, registry=of)
-        text = "How long requests waited that did not get a connection at once."
-        self._waited = Histogram("todo_pool_wait_seconds", text, registry=of)
-        gauge = partial(Gauge, registry=of, multiprocess_mode="livesum")
-        self._in_flight = gauge("todo_requests_in_flight", "Requests under way.")
-        self._connections = gauge("todo_pool_connections", "Open connections.")
-        self._busy = gauge("todo_pool_busy", "Connections that run a statement.")
-        self._maximum = gauge("todo_pool_maximum", "How many connections there may be.")
-        self._waiting = gauge("todo_pool_waiting", "Requests that wait for a connection.")
-        self._dropped = Counter("todo_log_lines_dropped", "Lines that the log could not take.", registry=of)
-        text = "Unix time at which each process last got the key set; 0 is never."
-        self._key_set = Gauge("todo_key_set_fetched_seconds", text, registry=of, multiprocess_mode="liveall")
-
-    def request(self, method: str, status: int, seconds: float) -> None:
-        self._requests.labels(method, status).inc()
-        self._latency.labels(method).observe(seconds)
-
-    def refusal(self, reason: str) -> None:
         self._refusals.labels(reason).inc()
 
-    def statement(self) -> None:
-        self._statements.inc()
-
-    def retry(self) -> None:
-        self._retries.inc()
-
-    def unavailable(self) -> None:
-        self._unavailable.inc()
-
-    def waited(self, seconds: float) -> None:
-        self._waited.observe(seconds)
-
-    def given_up(self) -> None:
-        self._given_up.inc()
-
-    def shed(self) -> None:
-        self._shed.inc()
-
     async def watch(self, pool: Connections) -> None:
-        while True:
-            self._in_flight.set(self.in_flight)
-            self._connections.set(pool.open)
-            self._busy.set(pool.busy)
-            self._maximum.set(pool.most)
-            self._waiting.set(pool.waiting)
+        """Tell again and again how many requests are under way, and how the pool is."""
+        while self._counting:
+            for gauge, value in self._gauges.items():
+                gauge.set(value(pool))
             await asyncio.sleep(GAUGES_EVERY)
-
-    def key_set_fetched(self) -> None:
-        self._key_set.set_to_current_time()
-
-    def log_line_dropped(self) -> None:
-        self._dropped.inc()
 
 
 @contextmanager

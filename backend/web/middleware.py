@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backend.errors import Departed, InternalError, NotFound, Overloaded, Problem, Refusal
 from backend.telemetry import logs
-from backend.telemetry.metrics import NoMetrics
+from backend.telemetry.metrics import Metrics
 from backend.web.answers import CONTENT_TYPE, PRIVATE, Headers, send_json
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class Envelope:
     One layer that looks through the request's headers once; preflights are Starlette's (decision 0011).
     """
 
-    def __init__(self, app: ASGIApp, metrics: NoMetrics, origins: Collection[str]) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, origins: Collection[str]) -> None:
         self._app = app
         self._metrics = metrics
         self._write = logs.access_writer()

@@ -25,7 +25,7 @@ from backend.database.url import connect_arguments, host
 from backend.db import Database
 from backend.errors import Unavailable
 from backend.settings import Settings, SettingsError, load_settings
-from backend.telemetry.metrics import NoMetrics
+from backend.telemetry.metrics import Metrics
 
 NASTY = "@/:?#%[]&=+;,\\ \"'`|^<>{}$!*()\t\n\r\x01\x7f\x85\xa0éß\u2028\u2100\uff0f\uff20\udcff-_.~"
 # No word of a message is made of these letters and digits, and a parser may take them for a port or a byte.
@@ -96,7 +96,7 @@ def failing(url: str) -> str:
     """Return what driver and pool raise about a database that cannot be reached."""
 
     async def run() -> str:
-        database = Database(url, (), deadline=0.02, pool_size=1, metrics=NoMetrics())
+        database = Database(url, (), deadline=0.02, pool_size=1, metrics=Metrics())
         database.open()
         with pytest.raises((OSError, asyncpg.InterfaceError)) as refused:
             await asyncpg.connect(**connect_arguments(url))
