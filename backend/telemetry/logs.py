@@ -4,7 +4,6 @@ One JSON object in production, for machines; a readable line in development. Bot
 """
 
 import logging
-import logging.config
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from functools import partial
 from typing import TextIO
 
 import orjson
+from pythonjsonlogger.orjson import OrjsonFormatter
 
 from backend.telemetry import standard_error
 
@@ -23,7 +23,6 @@ access_log = logging.getLogger("backend.access")
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 
 READABLE = "%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s request_id=%(request_id)s"
-JSON, TEXT = "json", "text"
 FIELDS = "%(levelname)s %(name)s %(event)s %(message)s %(request_id)s"
 
 
@@ -45,14 +44,15 @@ class WithRequestId(logging.Filter):
 class LineHandler(logging.StreamHandler[TextIO]):
     """Leaves out the middle of the longest texts of a line that would not be written in one go."""
 
-    def __init__(self, longest: int) -> None:
+    def __init__(self, longest: int, *, as_json: bool) -> None:
         super().__init__()
         self._longest = longest
+        self.as_json = as_json
 
     def format(self, record: logging.LogRecord) -> str:
         line = super().format(record)
         while len(line.encode()) >= self._longest:
-            line = _shortened_json(line) if self.name == JSON else _shortened(line)
+            line = _shortened_json(line) if self.as_json else _shortened(line)
         return line
 
 
@@ -64,38 +64,20 @@ def configure(*, as_json: bool) -> None:
     if logging.getLogger("backend").handlers:
         return
     log = standard_error.install()
-    name = JSON if as_json else TEXT
-    json = {
-        "()": "pythonjsonlogger.orjson.OrjsonFormatter",
-        "fmt": FIELDS,
-        "rename_fields": {"levelname": "level", "name": "logger"},
-        "timestamp": "time",
-    }
-    readable = {"()": UtcFormatter, "fmt": READABLE, "datefmt": "%Y-%m-%dT%H:%M:%S"}
-    logging.config.dictConfig(
-        {
-            "version": 1,
-            "disable_existing_loggers": False,
-            "formatters": {"line": json if as_json else readable},
-            "filters": {"request_id": {"()": WithRequestId}},
-            "handlers": {
-                name: {
-                    "()": LineHandler,
-                    "longest": log.longest if log else sys.maxsize,
-                    "formatter": "line",
-                    "filters": ["request_id"],
-                }
-            },
-            "root": {"handlers": [name], "level": "WARNING"},
-            "loggers": {
-                "backend": {"handlers": [name], "level": "INFO", "propagate": False},
-                "uvicorn": {"handlers": [name], "level": "INFO", "propagate": False},
-                "uvicorn.access": {"handlers": [], "propagate": False},
-            },
-        }
-    )
+    handler = LineHandler(log.longest if log else sys.maxsize, as_json=as_json)
+    if as_json:
+        names = {"levelname": "level", "name": "logger"}
+        handler.setFormatter(OrjsonFormatter(FIELDS, rename_fields=names, timestamp="time"))
+    else:
+        handler.setFormatter(UtcFormatter(READABLE, "%Y-%m-%dT%H:%M:%S"))
+    handler.addFilter(WithRequestId())
+    logging.getLogger("uvicorn.access").disabled = True
+    for name, level in (("", logging.WARNING), ("backend", logging.INFO), ("uvicorn", logging.INFO)):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(level)
     if log:
-        log.told = partial(_told, logging.getLogger("backend").handlers[0])
+        log.told = partial(_told, handler)
 
 
 @contextmanager
@@ -117,7 +99,7 @@ def access_writer() -> Callable[[dict[str, object], str, float], None]:
     JSON goes around `logging`, whose record, filter and formatter would be a tenth of a request (decision 0011).
     """
     handler = next(iter(logging.getLogger("backend").handlers), None)
-    if isinstance(handler, LineHandler) and handler.name == JSON and handler.stream:
+    if isinstance(handler, LineHandler) and handler.as_json and handler.stream:
         return partial(_write_json, handler.stream.buffer.write)
     return _log
 
