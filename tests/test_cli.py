@@ -431,7 +431,10 @@ def test_token_without_a_secret_names_the_variable(monkeypatch: pytest.MonkeyPat
             ["serve"],
             ["production", "BETTER_AUTH_SECRET", "BETTER_AUTH_URL", "NEON_DATABASE_URL", "--host", "--workers"],
         ),
-        (["migrate"], ["schema", "NEON_DATABASE_URL", "direct host", "--check", "Change nothing"]),
+        (
+            ["migrate"],
+            ["schema", "NEON_DATABASE_URL", "direct host", "--check", "Change nothing", "--new", "next migration"],
+        ),
         (["token"], ["HS256", "development", "BETTER_AUTH_SECRET", "--expires", "user's id"]),
     ],
     ids=["all", "dev", "serve", "migrate", "token"],

@@ -261,8 +261,7 @@ def test_the_schema_is_that_of_the_model(database: str) -> None:
 
     found = asyncio.run(differences())
 
-    # The comment is the migration's own mark, for the way back.
-    assert found == ["remove_table_comment"]
+    assert found == []
 
 
 def test_the_table_is_the_one_of_the_data_model(database: str) -> None:

@@ -163,15 +163,27 @@ def migrate(
     check: Annotated[
         bool, typer.Option("--check", help="Change nothing; fail when the schema is not current.")
     ] = False,
+    new: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WORDS",
+            help="Write the next migration instead: what models.py has and the others do not make. Starts an embedded "
+            "PostgreSQL for it; needs no setting, and touches no other database.",
+        ),
+    ] = None,
 ) -> None:
     """Bring the schema of the database at NEON_DATABASE_URL up to date.
 
     Goes to Neon's direct host also where the URL names the pooled one. Running it twice, or at several
     places at once, does no harm.
     """
-    from backend.commands.migrate import is_current, upgrade
+    from backend.commands.migrate import is_current, upgrade, write_next
     from backend.database.failures import BEHIND
 
+    if new is not None:
+        write_next(new)
+        print("Read it, put it into its form with `make format`, and run `migrate` without --new.")
+        return
     url = load_settings().database_url
     if not check:
         upgrade(url)

@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import asyncpg
@@ -39,6 +40,21 @@ def downgrade(url: str) -> None:
 
 def is_current(url: str) -> bool:
     return bool(asyncio.run(_run(url, _is_current)))
+
+
+def write_next(words: str) -> None:
+    """Write the next migration, and print its name: what the model has, and an embedded PostgreSQL in which the other
+    migrations have just been run has not."""
+    from backend.development.embedded import embedded_postgres
+
+    with TemporaryDirectory() as folder, embedded_postgres(Path(folder)) as url:
+        upgrade(url)
+        asyncio.run(_run(url, lambda connection: _write_next(words, _config(connection))))
+
+
+def _write_next(words: str, config: Config) -> None:
+    number = int(ScriptDirectory.from_config(config).get_current_head() or 0) + 1
+    command.revision(config, words, autogenerate=True, rev_id=f"{number:04}")
 
 
 def _is_current(connection: Connection) -> bool:

@@ -22,7 +22,7 @@ class Again(Enum):
 
     IDEMPOTENT = "yes: done twice, it leaves and answers the same as done once"
     GONE_IS_DONE = "yes: where the second one finds no row, the first one has deleted it"
-    NOT_REPEATABLE = "no: each time changes something"
+    NOT_REPEATABLE = "no: done twice, it changes twice"
 
 
 @dataclass(frozen=True)
