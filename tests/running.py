@@ -19,7 +19,7 @@ from backend.server.limits import Limits
 from backend.server.run import Http, listener
 from backend.settings import Settings, load_settings
 
-_SCOPED = re.compile(r"WHERE ((?! OR ).)*\btask\.user_id = \$\d((?! OR ).)*$|^INSERT INTO task \(user_id, ")
+_SCOPED = re.compile(r"WHERE ((?! OR ).)*\btask\.user_id = \$\d((?! OR ).)*$|^INSERT INTO task \([^)]*\buser_id\b")
 
 
 @contextmanager

@@ -150,7 +150,13 @@ def test_5_a_toggle_with_a_body_toggles(person: User) -> None:
 
 
 def test_6_unknown_fields_are_ignored(person: User) -> None:
-    extras = {"priority": "high", "tags": ["home"], "due_date": None, "userId": "somebody-else", "id": 7}
+    extras = {
+        "no_such_field": "high",
+        "no_such_list": ["home"],
+        "no_such_date": None,
+        "userId": "somebody-else",
+        "id": 7,
+    }
 
     task = person.add("Buy milk", **extras)
 

@@ -175,7 +175,13 @@ def test_us1_6_nobody_can_create_a_task_for_another_user(alice: User, bob: User)
 
 @pytest.mark.spec("US1.7", "FR-014")
 def test_us1_7_unknown_fields_are_neither_stored_nor_returned(alice: User) -> None:
-    unknown: dict[str, Any] = {"priority": "high", "tags": ["home"], "due_date": None, "__proto__": {}, "": 1}
+    unknown: dict[str, Any] = {
+        "no_such_field": "high",
+        "no_such_list": ["home"],
+        "no_such_date": None,
+        "__proto__": {},
+        "": 1,
+    }
 
     response = alice.http.post(alice.tasks, json={"title": "Buy milk", **unknown})
 
