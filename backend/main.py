@@ -8,8 +8,9 @@ from fastapi import FastAPI
 from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from backend.auth.jwks import HttpSource, KeySet
 from backend.auth.jwt import TokenVerifier
+from backend.auth.key_set import KeySet
+from backend.auth.source import HttpSource
 from backend.database import statements
 from backend.db import Database
 from backend.errors import MethodNotAllowed, NotFound, Problem

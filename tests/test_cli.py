@@ -279,7 +279,8 @@ def test_serve_never_falls_back_to_the_embedded_database(tree: Tree) -> None:
 @pytest.mark.spec("SC-014")
 def test_serving_loads_nothing_that_it_does_not_use(tree: Tree) -> None:
     serve = "import backend.commands.cli; from backend.main import app"
-    fetch = "import asyncio; from backend.auth.jwks import *; asyncio.run(KeySet(HttpSource('http://127.0.0.1:1')).find('k'))"
+    imports = "import asyncio; from backend.auth.key_set import KeySet; from backend.auth.source import HttpSource"
+    fetch = f"{imports}; asyncio.run(KeySet(HttpSource('http://127.0.0.1:1')).find('k'))"
     variables = tree.environment(production("postgresql://u:p@127.0.0.1/todo"))
 
     loaded = []

@@ -17,7 +17,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from backend.auth.jwks import FetchError, HttpSource, KeySet, PublicKey, http_client, parse_key_set, shown_address
+from backend.auth.jwks import FetchError, PublicKey, parse_key_set
+from backend.auth.key_set import KeySet
+from backend.auth.source import HttpSource, http_client, shown_address
 from backend.commands.migrate import MigrationError, is_current
 from backend.commands.token_advice import GOOD, STEPS, Case, shown, span
 from backend.database.failures import BEHIND, NOT_CONNECTED, describe

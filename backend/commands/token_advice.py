@@ -5,8 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from backend.auth.jwks import ALGORITHMS, PublicKey, shown_address
-from backend.auth.jwt import MAX_TOKEN_LENGTH, unverified_parts
+from backend.auth.compact import MAX_TOKEN_LENGTH, unverified_parts
+from backend.auth.jwks import ALGORITHMS, PublicKey
+from backend.auth.source import shown_address
 from backend.settings import Settings
 
 SESSION_TOKEN = (

@@ -7,7 +7,8 @@ from collections.abc import Callable, Coroutine
 import pytest
 from issuer import Clock, Signer, key_set
 
-from backend.auth.jwks import FetchError, KeySet, NeverReachedError, PublicKey
+from backend.auth.jwks import FetchError, PublicKey
+from backend.auth.key_set import KeySet, NeverReachedError
 from backend.errors import IssuerUnavailable
 
 OLD, NEW = Signer("EdDSA", "old"), Signer("EdDSA", "new")

@@ -18,8 +18,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from issuer import Clock, Signer, compact, key_set, usual
 from people import ORIGIN, SECRET, signed
 
-from backend.auth.jwks import FetchError, KeySet
+from backend.auth.jwks import FetchError
 from backend.auth.jwt import TokenVerifier
+from backend.auth.key_set import KeySet
 from backend.errors import IssuerUnavailable, Unauthorized
 
 DAY = 86_400

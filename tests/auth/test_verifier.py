@@ -14,8 +14,10 @@ from people import ORIGIN, SECRET, signed
 from running import serving
 from servers import certificates
 
-from backend.auth.jwks import FetchError, HttpSource, KeySet
+from backend.auth.jwks import FetchError
 from backend.auth.jwt import TokenVerifier
+from backend.auth.key_set import KeySet
+from backend.auth.source import HttpSource
 from backend.errors import IssuerUnavailable, Problem, TokenExpired, Unauthorized
 from backend.main import token_verifier
 from backend.settings import Settings, load_settings
