@@ -1,6 +1,6 @@
-"""How do the bytes that a client sends become requests, and when has it to go?
+"""What is done with a client's connection, from its first byte until it is closed?
 
-It stands in the place of uvicorn's own protocol class (decision 0013).
+It replaces uvicorn's own protocol class (decision 0013).
 """
 
 import asyncio
@@ -8,127 +8,129 @@ import logging
 from collections import deque
 from functools import partial
 from typing import Any
-from urllib.parse import unquote
 
-import httptools
 from starlette.types import ASGIApp, Scope
 
-from backend.errors import BadRequest, HeadTooLarge, InternalError, Problem, TooSlow
+from backend.errors import InternalError, Problem, TooSlow
 from backend.server import wire
-from backend.server.exchange import BODY_WAITING, Exchange
-from backend.server.limits import Crowd
+from backend.server.clients import Clients
+from backend.server.exchange import BODY_BUFFER, Exchange
+from backend.server.parser import SLICE, RequestParser
 
 logger = logging.getLogger(__name__)
 
-# The parser gets so much at once: all requests that are pipelined in it wait in memory.
-SLICE = 4_096
-
 
 class HttpConnection(asyncio.Protocol):
-    """One client. Its requests are answered one after the other; what it sends meanwhile is not read."""
+    """One client. Its requests are answered one after the other; while one is served, no more is read."""
 
-    def __init__(self, crowd: Crowd, app: ASGIApp, app_state: dict[str, Any], tasks: set[asyncio.Task[None]]) -> None:
-        self.crowd = crowd
-        self.full: asyncio.Future[None] | None = None  # until the client has taken what waits for it
+    def __init__(
+        self, clients: Clients, app: ASGIApp, app_state: dict[str, Any], tasks: set[asyncio.Task[None]]
+    ) -> None:
+        self.clients = clients
+        self.writable: asyncio.Future[None] | None = None  # exists while the write buffer is full
         self._app = app
         self._app_state = app_state
         self._tasks = tasks
-        self._parser = httptools.HttpRequestParser(self)
-        self._fault: Problem = BadRequest("it is not valid HTTP")
-        self._url = b""
-        self._headers: list[tuple[bytes, bytes]] = []
+        self._parser = RequestParser(self, clients.limits.head_bytes)
         self._head_begun = False
-        self._quiet = 0  # bytes that have come since a head, or a piece of a body, was complete
         self._unread = b""
         self._paused = False
         self._current: Exchange | None = None  # is being answered
-        self._arriving: Exchange | None = None  # its body is on its way
+        self._arriving: Exchange | None = None  # its body has not arrived completely
         self._waiting: deque[Exchange] = deque()
-        self._ended = False  # whatever comes now is no request
+        self._discarding = False  # no more requests are accepted
         self._discarded = 0
         self._half_closed = False
         self._lingering = False
-        # The client has closed its side. It may still read its answer, but who closes a connection looks the same.
-        self._left = asyncio.Event()
+        # The client has closed its side. It may still read the answer: a half-closed connection looks the same.
+        self._client_left = asyncio.Event()
         self._refusal: Problem | None = None
-        self._since = crowd.now
-        self._written = self._taken = self._taken_at = 0
+        self._phase_since = clients.now
+        self._written = self._sent = self._sent_at = 0
 
-    # What asyncio calls
+    # Called by asyncio
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # no stream has another
         self._transport = transport
-        self._addresses = [_address(transport.get_extra_info(name)) for name in ("sockname", "peername")]
-        if not self.crowd.admit(self):
+        self._scope: Scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "server": _address(transport.get_extra_info("sockname")),
+            "client": _address(transport.get_extra_info("peername")),
+            "scheme": "http",
+            "root_path": "",
+        }
+        if not self.clients.add(self):
             transport.abort()
 
     def data_received(self, data: bytes) -> None:
         self._unread = self._unread + data if self._unread else data
-        self.read_on()
+        self.resume_parsing()
 
     def eof_received(self) -> bool:
-        """Answer a client that has ended its own direction after a whole request, as RFC 9112, 9.6 lets it."""
+        """Still answer a client that has closed its side after a complete request, as RFC 9112, 9.6 allows."""
         last = self._waiting[-1] if self._waiting else self._current
         if last is None or self._arriving:
             return False
         last.keep_alive = False
-        self._ended = self._half_closed = True
-        self._left.set()
+        self._discarding = self._half_closed = True
+        self._client_left.set()
         return True
 
     def connection_lost(self, _error: Exception | None) -> None:
-        self.crowd.leave(self)
-        self._ended = True
-        self._left.set()
+        self.clients.remove(self)
+        self._discarding = True
+        self._client_left.set()
         for exchange in filter(None, (self._current, *self._waiting)):
-            exchange.cut = exchange.gone = True
+            exchange.incomplete = exchange.client_gone = True
             exchange.wake()
         self.resume_writing()
-        del self._parser  # it and this object hold each other
+        self._parser.close()
 
     def pause_writing(self) -> None:
-        self.full = self.crowd.loop.create_future()
+        self.writable = self.clients.loop.create_future()
 
     def resume_writing(self) -> None:
-        if self.full and not self.full.done():
-            self.full.set_result(None)
-        self.full = None
+        if self.writable and not self.writable.done():
+            self.writable.set_result(None)
+        self.writable = None
 
-    # What uvicorn calls
+    # Called by uvicorn
 
     def shutdown(self) -> None:
-        """Let idle connections live a little when the server stops: a request may be on its way on one of them.
+        """Close the connection if it is idle for a moment longer: a request may be on its way.
 
-        Every answer from then on asks the client to take a new connection, which another process will accept.
+        Every answer from now on asks the client to take a new connection, which another process will accept.
         """
-        self.crowd.draining = True
-        self.crowd.loop.call_later(self.crowd.limits.linger_seconds, self._leave)
+        self.clients.draining = True
+        self.clients.loop.call_later(self.clients.limits.linger_seconds, self._close_if_idle)
 
-    def _leave(self) -> None:
+    def _close_if_idle(self) -> None:
         if self._current is None:
             self._transport.close()
 
-    # What the crowd calls
+    # Called by Clients
 
-    def drop(self) -> None:
+    def abort(self) -> None:
         self._transport.abort()
 
-    def look(self, now: int) -> None:
-        pending, limits = self._transport.get_write_buffer_size(), self.crowd.limits
-        if not pending or self._written - pending != self._taken:
-            self._taken, self._taken_at = self._written - pending, now
-        elif now - self._taken_at >= limits.stalled_seconds:
-            self.drop()
+    def check_timeouts(self, now: int) -> None:
+        buffered, limits = self._transport.get_write_buffer_size(), self.clients.limits
+        if not buffered or self._written - buffered != self._sent:
+            self._sent, self._sent_at = self._written - buffered, now
+        elif now - self._sent_at >= limits.stalled_seconds:
+            self.abort()
             return
-        if self._paused if self._arriving else pending:
-            self._since += 1  # the time is not the client's own
-        self._look_at_phase(now - self._since)
+        # Do not count the time in which we do not read, or the client still receives the previous answer.
+        if self._paused if self._arriving else buffered:
+            self._phase_since += 1
+        self._check_phase(now - self._phase_since)
 
-    def _look_at_phase(self, seconds: int) -> None:
-        limits = self.crowd.limits
+    def _check_phase(self, seconds: int) -> None:
+        limits = self.clients.limits
         if self._lingering:
             if seconds > limits.linger_seconds:
-                self.drop()
+                self.abort()
         elif self._arriving:
             granted = limits.body_seconds + self._arriving.received // limits.body_bytes_per_second
             if seconds > min(granted, limits.body_most_seconds):
@@ -138,170 +140,103 @@ class HttpConnection(asyncio.Protocol):
         elif self._current is None and not self._head_begun and seconds > limits.keep_alive:
             self._transport.close()
 
-    # What the parser calls
+    # Called by the parser
 
-    def on_message_begin(self) -> None:
-        self._url, self._headers, self._head_begun = b"", [], True
+    def on_head_begun(self) -> None:
+        self._head_begun = True
         if self._current is None:
-            self._since = self.crowd.now
+            self._phase_since = self.clients.now
 
-    def on_url(self, url: bytes) -> None:
-        self._url += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name.lower(), value))
-
-    def on_headers_complete(self) -> None:
-        version = self._parser.get_http_version()
-        self._check_head(version)
-        method, upgrade = self._parser.get_method(), self._parser.should_upgrade()
-        if upgrade and method != b"CONNECT":
-            return  # `_feed` goes on without the upgrade
-        scope = self._scope(method.decode(), version)
-        keep_alive = version == "1.1" and not upgrade and self._parser.should_keep_alive()
+    def on_request(self, request: Scope, *, keep_alive: bool) -> None:
+        extensions = {"client_left": self._client_left.wait, "leaving": self.clients.stopping_soon}
+        scope = {**self._scope, **request, "state": self._app_state.copy(), "extensions": extensions}
         exchange = self._arriving = Exchange(self, scope, keep_alive=keep_alive)
-        # What comes behind the body are trailers: no headers (RFC 9110, 6.5.1), and nobody here wants them.
-        self._headers, self._head_begun, self._quiet, self._since = [], False, 0, self.crowd.now
+        self._head_begun, self._phase_since = False, self.clients.now
         if self._current is None:
             self._begin(exchange)
         else:
             self._waiting.append(exchange)
 
     def on_body(self, body: bytes) -> None:
-        self._quiet = 0
         if exchange := self._arriving:
             exchange.received += len(body)
             if not exchange.answered:
                 exchange.body += body
                 exchange.wake()
 
-    def on_message_complete(self) -> None:
+    def on_request_complete(self) -> None:
         exchange, self._arriving = self._arriving, None
         if exchange is None:
             return
-        self._quiet, exchange.arrived = 0, True
-        self._ended = not exchange.keep_alive
-        if exchange.awaited:
-            self.crowd.busy(self)
+        exchange.complete = True
+        self._discarding = not exchange.keep_alive
+        if exchange.waits_for_body:
+            self.clients.mark_busy(self)
             exchange.wake()
         if exchange.answered:
-            self._next()  # not `read_on`: the parser is at work
+            self._serve_next()  # without `resume_parsing`: this is called by it
 
-    # What an exchange calls
+    # Called by an exchange
 
     def write(self, data: bytes) -> None:
         self._written += len(data)
         self._transport.write(data)
 
-    def read_on(self) -> None:
-        """Parse what has come, as far as there is room for it; the client keeps the rest."""
+    def resume_parsing(self) -> None:
+        """Parse what has arrived until a request waits to be served; then stop reading from the client."""
         if not self._unread and not self._paused:
             return
-        while self._unread and not self._ended and self._has_room():
+        while self._unread and not self._discarding and self._has_room():
             piece, self._unread = self._unread[:SLICE], self._unread[SLICE:]
             self._feed(piece)
-        if self._ended:
+        if self._discarding:
             self._discarded += len(self._unread)
             self._unread = b""
-        self._pause(bool(self._unread) or self._discarded > self.crowd.limits.linger_bytes)
+        self._pause_reading(bool(self._unread) or self._discarded > self.clients.limits.linger_bytes)
 
     def on_answered(self, exchange: Exchange) -> None:
-        if exchange.cut:
+        if exchange.incomplete:
             self._refusal = None  # its request has its answer
-        if not exchange.keep_alive or exchange.cut:
-            self._farewell()
-        elif exchange.arrived:
-            self._next()
-            self.read_on()
+        if not exchange.keep_alive or exchange.incomplete:
+            self._close_gracefully()
+        elif exchange.complete:
+            self._serve_next()
+            self.resume_parsing()
         else:
             exchange.body.clear()
-            self.crowd.awaited(self)
-            self.read_on()
+            self.clients.mark_idle(self)
+            self.resume_parsing()
 
-    # The rest is its own
-
-    def _check_head(self, version: str) -> None:
-        """Raise for a head that is too large, or that no server may accept (RFC 9112, 3.2)."""
-        if self._quiet > self.crowd.limits.head_bytes - SLICE:
-            size = len(self._url) + sum(len(name) + len(value) + 4 for name, value in self._headers)
-            if size > self.crowd.limits.head_bytes:
-                self._fault = HeadTooLarge("its head is too large")
-                raise self._fault
-        names = [name for name, _ in self._headers]
-        hosts = names.count(b"host")
-        if version not in {"1.0", "1.1"} or hosts > 1 or (version == "1.1" and not hosts):
-            raise self._fault
-        if b"transfer-encoding" in names and self._codings() != [b"chunked"]:
-            raise self._fault
-
-    def _codings(self) -> list[bytes]:
-        return [value.lower() for name, value in self._headers if name == b"transfer-encoding"]
-
-    def _scope(self, method: str, version: str) -> Scope:
-        path, query = self._target()
-        text = path.decode("ascii")
-        return {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": version,
-            "server": self._addresses[0],
-            "client": self._addresses[1],
-            "scheme": "http",
-            "method": method,
-            "root_path": "",
-            "path": unquote(text) if "%" in text else text,
-            "raw_path": path,
-            "query_string": query,
-            "headers": self._headers,
-            "state": self._app_state.copy(),
-            "extensions": {"client_left": self._left.wait, "leaving": self.crowd.leaving},
-        }
-
-    def _target(self) -> tuple[bytes, bytes]:
-        if self._url.startswith(b"/") and b"#" not in self._url:
-            path, _, query = self._url.partition(b"?")
-            return path, query
-        parsed = httptools.parse_url(self._url)
-        return parsed.path or b"/", parsed.query or b""
+    # Reading
 
     def _has_room(self) -> bool:
-        return len(self._arriving.body) <= BODY_WAITING if self._arriving else self._current is None
+        return len(self._arriving.body) <= BODY_BUFFER if self._arriving else self._current is None
 
     def _feed(self, piece: bytes) -> None:
-        self._quiet += len(piece)
         try:
-            self._parser.feed_data(piece)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._unread = piece[upgrade.args[0] :] + self._unread
-            if not self._ended:
-                self._without_upgrade()
-        except httptools.HttpParserError:
-            if self._ended:
-                self._discarded += 1  # behind a request that was the last
+            self._unread = self._parser.feed(piece) + self._unread
+        except Problem as problem:
+            if self._discarding:  # behind the last request
+                self._discarded += 1
             else:
-                self._refuse(self._fault)
-        else:
-            if self._quiet > self.crowd.limits.head_bytes:
-                self._refuse(HeadTooLarge("its head is too large"))
+                self._refuse(problem)
 
-    def _without_upgrade(self) -> None:
-        """Parse the head again as if it asked for no other protocol (RFC 9110, 7.8): the parser would take all that
-        follows for that one's."""
-        version = self._parser.get_http_version().encode()
-        lines = [b"%b %b HTTP/%b" % (self._parser.get_method(), self._url, version)]
-        lines += [b"%b: %b" % header for header in self._headers if header[0] != b"upgrade"]
-        self._parser, self._quiet = httptools.HttpRequestParser(self), 0
-        self._feed(b"\r\n".join([*lines, b"\r\n"]))
+    def _pause_reading(self, pause: bool) -> None:  # noqa: FBT001
+        if pause is not self._paused and not self._transport.is_closing():
+            self._paused = pause
+            (self._transport.pause_reading if pause else self._transport.resume_reading)()
+
+    # Serving
 
     def _begin(self, exchange: Exchange) -> None:
         self._current = exchange
-        self.crowd.busy(self)
-        self.crowd.door.enter(partial(self._start, exchange))
+        self.clients.mark_busy(self)
+        self.clients.start_queue.add(partial(self._start, exchange))
 
     def _start(self, exchange: Exchange) -> None:
-        if exchange.gone:
+        if exchange.client_gone:
             return
-        exchange.task = self.crowd.loop.create_task(self._serve(exchange))
+        exchange.task = self.clients.loop.create_task(self._serve(exchange))
         self._tasks.add(exchange.task)
 
     async def _serve(self, exchange: Exchange) -> None:
@@ -311,7 +246,7 @@ class HttpConnection(asyncio.Protocol):
             logger.warning("cut off, as the time to stop has run out", extra={"event": "cut-off"})
         except Exception:  # the outermost frame of all
             logger.exception("failed", extra={"event": "failed"})
-            self._refusal = None if exchange.begun else InternalError()
+            self._refusal = None if exchange.started else InternalError()
         finally:
             if exchange.task:
                 self._tasks.discard(exchange.task)
@@ -319,64 +254,63 @@ class HttpConnection(asyncio.Protocol):
                 self._break_off(exchange)
 
     def _break_off(self, exchange: Exchange) -> None:
-        """End what will have no end; a client must be able to tell it from a whole answer."""
-        if exchange.begun or self._refusal is None:
+        """Close without ending the answer, so that the client can tell it from a complete one."""
+        if exchange.started or self._refusal is None:
             self._transport.close()
         else:
-            self._farewell()
+            self._close_gracefully()
 
-    def _next(self) -> None:
+    def _serve_next(self) -> None:
         self._current = None
         if self._waiting:
             self._begin(self._waiting.popleft())
         elif self._refusal:
-            self._farewell()
+            self._close_gracefully()
         else:
-            self._since = self.crowd.now
-            self.crowd.awaited(self)
+            self._phase_since = self.clients.now
+            self.clients.mark_idle(self)
+
+    # Closing
 
     def _refuse(self, problem: Problem) -> None:
-        """Read no more requests, and say why once those before are answered."""
-        self._ended, self._refusal = True, problem
+        """Accept no more requests, and send the reason once the earlier ones are answered."""
+        self._discarding, self._refusal = True, problem
         self._discarded += 1
-        if cut := self._arriving:
-            self._arriving, cut.cut = None, True
-            cut.wake()
-            if cut.answered:
+        if exchange := self._arriving:
+            self._arriving, exchange.incomplete = None, True
+            exchange.wake()
+            if exchange.answered:
                 self._refusal = self._current = None
         if self._current is None:
-            self._farewell()
+            self._close_gracefully()
 
-    def _farewell(self) -> None:
-        """Close the connection behind the last answer, once the client has had time to read it: closing with something
-        unread would tell its system to throw the answer away (RFC 9112, 9.6)."""
+    def _close_gracefully(self) -> None:
+        """Close once the client has had time to read the last answer.
+
+        Closing while some of its data is unread would make its system discard the answer (RFC 9112, 9.6).
+        """
         if self._transport.is_closing():
             return
         if self._refusal:
             self._write_refusal(self._refusal)
-        tidy = self._half_closed or not (self._refusal or self._arriving or self._discarded)
-        self._ended, self._current, self._arriving = True, None, None
+        all_read = self._half_closed or not (self._refusal or self._arriving or self._discarded)
+        self._discarding, self._current, self._arriving = True, None, None
         self._waiting.clear()
-        if tidy:
+        if all_read:
             self._transport.close()
             return
-        self._lingering, self._since = True, self.crowd.now
-        self.crowd.awaited(self)
+        self._lingering, self._phase_since = True, self.clients.now
+        self.clients.mark_idle(self)
         self._transport.write_eof()
-        self.read_on()
+        self.resume_parsing()
 
     def _write_refusal(self, problem: Problem) -> None:
-        request_id, answer = wire.refusal(problem, self.crowd.date)
+        request_id, answer = wire.refusal(problem, self.clients.date)
         if problem.reason:
             extra = {"event": "no-request", "request_id": request_id, "status": problem.status}
-            client = self._addresses[1]
+            client = self._scope["client"]
             logger.warning("no request from %s: %s", client and client[0], problem.reason, extra=extra)
         self.write(answer)
-
-    def _pause(self, wanted: bool) -> None:  # noqa: FBT001
-        if wanted is not self._paused and not self._transport.is_closing():
-            self._paused = wanted
-            (self._transport.pause_reading if wanted else self._transport.resume_reading)()
 
 
 def _address(name: object) -> tuple[str, int] | None:

@@ -16,7 +16,8 @@ from uvicorn.server import ServerState
 from uvicorn.supervisors import ChangeReload, Multiprocess
 
 from backend.errors import OperatorError
-from backend.server.limits import Client, Crowd, Limits
+from backend.server.clients import Clients
+from backend.server.limits import Limits
 from backend.server.protocol import HttpConnection
 
 APPLICATION = "backend.main:app"
@@ -25,28 +26,27 @@ DRAIN_SECONDS = 30
 
 
 class Http:
-    """Makes a connection for each client; given to uvicorn as its protocol class, and to the workers with it."""
+    """Makes a connection for each client. uvicorn gets it as its protocol class, and passes it to the workers."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._crowd: Crowd | None = None
+        self._clients: Clients | None = None
 
-    def leave(self) -> None:
-        """Say in `/readyz` that the end is near, and serve on."""
-        if self._crowd:
-            self._crowd.leaving = True
+    def announce_stop(self) -> None:
+        """Make `/readyz` fail, and continue to serve."""
+        if self._clients:
+            self._clients.stopping_soon = True
 
     def __call__(
         self, config: uvicorn.Config, server_state: ServerState, app_state: dict[str, Any], _loop: object = None
     ) -> HttpConnection:
-        if self._crowd is None:
-            self._crowd = Crowd(self._limits, cast("set[Client]", server_state.connections))
-        return HttpConnection(self._crowd, config.loaded_app, app_state, server_state.tasks)
+        if self._clients is None:
+            self._clients = Clients(self._limits, cast("set[HttpConnection]", server_state.connections))
+        return HttpConnection(self._clients, config.loaded_app, app_state, server_state.tasks)
 
 
 class _Config(uvicorn.Config):
-    """Loads the application without the garbage collector, and keeps it from ever looking at what was loaded: that
-    stays, and each look at all of it would stop the requests for 50 ms."""
+    """Excludes the loaded application from garbage collection: it stays, and scanning all of it takes 50 ms."""
 
     stop_delay = 0.0
 
@@ -60,16 +60,16 @@ class _Config(uvicorn.Config):
             signal.signal(signal.SIGTERM, partial(self._stop_later, stop))
 
     def _stop_later(self, stop: Any, number: int, _frame: object) -> None:
-        """Stop when balancers have had time to ask `/readyz`; another signal meanwhile stops at once."""
+        """Stop when load balancers have had time to ask `/readyz`; another signal meanwhile stops at once."""
         signal.signal(number, stop)
-        cast("Http", self.http).leave()
+        cast("Http", self.http).announce_stop()
         timer = Timer(self.stop_delay, os.kill, (os.getpid(), number))
         timer.daemon = True
         timer.start()
 
 
 class _Server(uvicorn.Server):
-    """Calls back once it really listens."""
+    """Calls back once it listens."""
 
     def __init__(self, config: uvicorn.Config, listening: Callable[[], None]) -> None:
         super().__init__(config)
@@ -83,12 +83,12 @@ class _Server(uvicorn.Server):
 
 @contextmanager
 def listener(host: str, port: int) -> Iterator[socket.socket]:
-    """Take the port before anything else is done, so that nothing has to be undone; raises OperatorError."""
+    """Take the port, before anything is done that would have to be undone if it is in use; raises OperatorError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         taken = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
-        # Python adds the address, which stands in this sentence already.
+        # Without the address that Python adds.
         reason = (error.strerror or type(error).__name__).partition(" (while")[0]
         raise OperatorError(
             f"Cannot listen on {host}:{port}: {reason}. Is it in use? Take another with --port."
@@ -136,13 +136,13 @@ def run(
         else:
             Multiprocess(config, sockets=[taken]).run()
         raise SystemExit(0)
-    # uvicorn raises the signal that stopped it once more; without a handler that would skip every clean-up.
+    # uvicorn raises the signal that stopped it once more; its default action would end the process without clean-up.
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _leave)
+        signal.signal(number, _exit)
     server = _Server(config, listening)
     server.run(sockets=[taken])
     raise SystemExit(0 if server.started else 1)
 
 
-def _leave(_number: int, _frame: object) -> NoReturn:
+def _exit(_number: int, _frame: object) -> NoReturn:
     raise SystemExit(0)

@@ -16,7 +16,7 @@ STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}".encode(
 
 
 def head(status: int, date: bytes, headers: Headers) -> bytes:
-    """Return the head of an answer; raises ValueError if a header holds a line break, and would so be two."""
+    """Return the head of an answer; raises ValueError if a header holds a line break, which would inject another."""
     lines = [STATUS_LINES[status], b"date: " + date, *map(b": ".join, headers), b"\r\n"]
     written = b"\r\n".join(lines)
     if written.count(b"\n") != len(lines) or written.count(b"\r") != len(lines):
@@ -25,12 +25,12 @@ def head(status: int, date: bytes, headers: Headers) -> bytes:
 
 
 def chunk(body: bytes) -> bytes:
-    """Return a piece of a body whose length was not told (RFC 9112, 7.1); an empty one would be the end."""
+    """Return a chunk of a chunked body (RFC 9112, 7.1); none for no bytes, because an empty chunk ends the body."""
     return b"%x\r\n%b\r\n" % (len(body), body) if body else b""
 
 
 def refusal(problem: Problem, date: bytes) -> tuple[str, bytes]:
-    """Return the answer to what never became a request, and its id; the connection ends with it."""
+    """Return the id and the bytes of the answer to something that is no valid request; the connection ends with it."""
     request_id = f"{getrandbits(128):032x}"
     body = orjson.dumps(problem.content)
     length = (b"content-length", b"%d" % len(body))
