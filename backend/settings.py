@@ -27,8 +27,7 @@ from backend.errors import OperatorError
 ENV_FILE = Path(__file__).with_name(".env")
 HINT = "Set them in the environment or in backend/.env; backend/.env.example explains each."
 
-# Better Auth's own fallback (BETTER_AUTH_SECRET unset) is public, and so is the specification's sample, which is
-# known here by its SHA-256 alone.
+# Better Auth's fallback when BETTER_AUTH_SECRET is unset, and the specification's sample: both are published.
 FALLBACK_SECRET = "better-auth-secret-12345678901234567890"  # noqa: S105 - public, and refused
 SAMPLE_SECRET_SHA256 = "b6c4b0aa38e901c9eef53116de756f2bc0d6a29ba647fa264bd1ccc97fe8ab84"  # noqa: S105 - refused
 
@@ -40,7 +39,7 @@ NO_ADDRESS = "must be an address such as http://localhost:3000"
 
 
 class SettingsError(OperatorError):
-    """The environment does not allow a start: each offending variable with the reason, and no value."""
+    """Settings are missing or invalid: names each with the reason, and shows no value."""
 
     def __init__(self, complaints: Mapping[str, str]) -> None:
         lines = [f"  {name} {reason}" for name, reason in complaints.items()]
@@ -53,7 +52,7 @@ def _address(url: str) -> AnyHttpUrl:
         address = _url.validate_python(url)
     except ValidationError:
         raise ValueError(NO_ADDRESS) from None
-    # Behind a password with an unescaped / or ? an @ is left, and what comes before it is taken for host and port.
+    # With an unescaped / or ? in the password, its beginning was read as the port, and the @ is in what follows.
     if "@" in f"{address.path}{address.query}{address.fragment}":
         raise ValueError(NO_ADDRESS)
     return address
@@ -88,7 +87,7 @@ Listed = (NoDecode, BeforeValidator(_comma_separated))
 
 
 class Settings(BaseSettings):
-    """Every setting, by the name of its environment variable in lower case; the environment beats `backend/.env`."""
+    """Every setting, by its environment variable's name in lower case; the environment overrides `backend/.env`."""
 
     model_config = SettingsConfigDict(
         frozen=True, env_file=ENV_FILE, env_file_encoding="utf-8", extra="ignore", hide_input_in_errors=True,
@@ -164,14 +163,14 @@ class Settings(BaseSettings):
 
     @property
     def database_url(self) -> str:
-        """The URL with its password; the CLI sets it before anything asks."""
+        """The URL with its password; `dev` sets it before it is used."""
         if self.neon_database_url is None:
             raise SettingsError({"NEON_DATABASE_URL": "is missing"})
         return self.neon_database_url.get_secret_value()
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Read the environment and `backend/.env`; raise SettingsError naming every offender at once."""
+    """Read the environment and `backend/.env`; raise SettingsError with all that is wrong."""
     try:
         return Settings(**overrides)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Why does it not work? Looks at all that a request depends on, and says in plain words what to change."""
+"""Why does it not work? Examines everything that a request depends on, and says what to change."""
 
 import asyncio
 import json
@@ -30,13 +30,13 @@ from backend.settings import ENV_FILE, Settings, SettingsError, load_settings
 
 CONNECT_SECONDS = 10
 CLOCK_DRIFT = 30
-# From these asyncpg takes, as libpq does, what the URL leaves open.
+# From variables that begin so, asyncpg takes what is not in the URL, as libpq does.
 LIBPQ = ("PGUSER", "PGPASS", "PGSSL", "PGTARGET")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. The text holds no secret, no password and no token."""
+    """The result of one examination. The text holds no secret, no password and no token."""
 
     subject: str
     verdict: Literal["good", "warning", "bad"]
@@ -44,7 +44,7 @@ class Finding:
 
 
 async def report(token: str | None, *, as_json: bool) -> bool:
-    """Print the findings on standard output, each as soon as it is there; return whether nothing is wrong."""
+    """Print each finding as soon as it is known, or all as JSON; return whether nothing is wrong."""
     findings = []
     console = Console(highlight=False)
     async for finding in examine(token):
@@ -67,7 +67,7 @@ def _row(finding: Finding) -> Table:
 
 
 async def examine(token: str | None) -> AsyncIterator[Finding]:
-    """Look at the environment, the database, the key set and the clock, and at a token where there is one."""
+    """Examine the environment, the database, the key set, the clock, and the token if there is one."""
     try:
         settings = load_settings(environment="development")
     except SettingsError as error:
@@ -114,6 +114,13 @@ async def _database(settings: Settings) -> AsyncIterator[Finding]:
     yield Finding("NEON_DATABASE_URL", "good", f"leads {way} to {host(url)}, {security(url)}")
     if names := sorted(name for name in os.environ if name.startswith(LIBPQ)):
         yield Finding("NEON_DATABASE_URL", "warning", f"leaves to {', '.join(names)} of the environment what it lacks")
+    connection = await _connection(url)
+    yield connection
+    if connection.verdict == "good":
+        yield await _schema(url)
+
+
+async def _connection(url: str) -> Finding:
     started = time.perf_counter()
     try:
         connection = await asyncpg.connect(**{"timeout": CONNECT_SECONDS} | connect_arguments(url))
@@ -122,19 +129,17 @@ async def _database(settings: Settings) -> AsyncIterator[Finding]:
         answered = time.perf_counter()
         await connection.close()
     except NOT_CONNECTED as error:
-        yield Finding("database", "bad", f"cannot be reached: {describe(error)}")
-        return
+        return Finding("database", "bad", f"cannot be reached: {describe(error)}")
     speed = f"connected in {(connected - started) * 1000:.0f} ms, answers in {(answered - connected) * 1000:.1f} ms"
-    yield Finding("database", "good", f"PostgreSQL {version}, {speed}")
+    return Finding("database", "good", f"PostgreSQL {version}, {speed}")
+
+
+async def _schema(url: str) -> Finding:
     try:
         current = await asyncio.to_thread(is_current, url)
     except MigrationError as error:
-        yield Finding("schema", "bad", str(error))
-        return
-    if current:
-        yield Finding("schema", "good", "is up to date")
-    else:
-        yield Finding("schema", "bad", BEHIND)
+        return Finding("schema", "bad", str(error))
+    return Finding("schema", "good", "is up to date") if current else Finding("schema", "bad", BEHIND)
 
 
 async def _key_set(settings: Settings, keys: dict[str, PublicKey]) -> AsyncIterator[Finding]:
@@ -161,29 +166,26 @@ async def _key_set(settings: Settings, keys: dict[str, PublicKey]) -> AsyncItera
         yield Finding("key set", "bad" if needed else "good", text)
     else:
         yield Finding("key set", "warning", f"at {where} has no usable key: Better Auth makes one when it first signs")
-    async for finding in _clock(url):
-        yield finding
+    yield await _clock(url)
 
 
-async def _clock(url: str) -> AsyncIterator[Finding]:
+async def _clock(url: str) -> Finding:
     async with http_client(url) as client:
         try:
-            # Headers alone: nobody has said how long the body takes this time.
+            # Only the head is read: the body could be slow or endless.
             async with client.stream("GET", url) as response:
                 ahead = time.time() - parsedate_to_datetime(response.headers["Date"]).timestamp()
         except (httpx.HTTPError, KeyError, ValueError, OverflowError):
-            yield Finding("clock", "warning", "could not be compared: the frontend sends no usable Date")
-            return
-    if abs(ahead) > CLOCK_DRIFT:
-        direction = "ahead of" if ahead > 0 else "behind"
-        text = f"is {span(abs(ahead))} {direction} the frontend's: set both by NTP, or tokens expire at the wrong time"
-        yield Finding("clock", "bad", text)
-    else:
-        yield Finding("clock", "good", "agrees with the frontend's")
+            return Finding("clock", "warning", "could not be compared: the frontend sends no usable Date")
+    if abs(ahead) <= CLOCK_DRIFT:
+        return Finding("clock", "good", "agrees with the frontend's")
+    direction = "ahead of" if ahead > 0 else "behind"
+    text = f"is {span(abs(ahead))} {direction} the frontend's: set both by NTP, or tokens expire at the wrong time"
+    return Finding("clock", "bad", text)
 
 
 async def _token(case: Case) -> AsyncIterator[Finding]:
-    """Show the steps that the verifier took, with its own verdict on the one where it stopped."""
+    """Show the verifier's steps, up to the one at which the token failed."""
     source = HttpSource(case.settings.key_set_url)
     key_set = KeySet(source)
     user_id = reason = ""

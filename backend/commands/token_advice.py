@@ -22,7 +22,7 @@ MAILED_LINK = (
 
 @dataclass(frozen=True)
 class Case:
-    """A token with what is known about the side that should have signed it."""
+    """A token, and what its issuer should have signed it with."""
 
     settings: Settings
     token: str
@@ -44,7 +44,7 @@ class Case:
 
 
 def span(seconds: float) -> str:
-    """Return a length of time as a person would say it."""
+    """Return a duration in words, such as "15 minutes"."""
     units = {"day": 86_400, "hour": 3_600, "minute": 60, "second": 1}
     unit = next((unit for unit, size in units.items() if seconds >= size), "second")
     count = round(seconds / units[unit])
@@ -52,21 +52,25 @@ def span(seconds: float) -> str:
 
 
 def shown(value: object) -> str:
-    """Return a claim in a form that cannot steer a terminal."""
+    """Return a claim without control characters, which could change what a terminal shows, and not too long."""
     return (ascii(value)[1:-1] if isinstance(value, str) else ascii(value))[:100]
 
 
 def _form(case: Case) -> str:
-    dots = case.token.count(".")
-    if not case.token:
+    token, dots = case.token, case.token.count(".")
+    if not token:
         return "is empty"
-    if case.token.lower().startswith("bearer"):
+    if token.lower().startswith("bearer"):
         return "still has the word Bearer in front: pass what comes behind it"
-    if "://" in case.token:
+    if "://" in token:
         return "is a whole address: pass the token alone"
-    if dots == 0 or (dots == 1 and ("%" in case.token or "=" in case.token or "/" in case.token)):
+    if dots == 0 or (dots == 1 and not {"%", "=", "/"}.isdisjoint(token)):
         return SESSION_TOKEN
     return f"has {dots + 1} parts between its dots where a JWT has 3, or characters that a JWT has not"
+
+
+def _type(case: Case) -> str:
+    return f"has the type {shown(case.header.get('typ'))}, which is no access token: call /api/auth/token"
 
 
 def _algorithm(case: Case) -> str:
@@ -80,8 +84,12 @@ def _algorithm(case: Case) -> str:
 
 def _unknown_key(case: Case) -> str:
     known = ", ".join(shown(kid) for kid in case.keys) or "no usable key"
-    where = f"the key set at {shown_address(case.settings.key_set_url)} has {known}"
-    return f"is {case.signed}; {where}: is it another frontend's, or older than a reset of its database?"
+    question = "is it another frontend's, or older than a reset of its database?"
+    return f"is {case.signed}; {_key_set(case)} has {known}: {question}"
+
+
+def _key_set(case: Case) -> str:
+    return f"the key set at {shown_address(case.settings.key_set_url)}"
 
 
 def _signature(case: Case) -> str:
@@ -121,7 +129,7 @@ def _says(text: str) -> Callable[[Case], str]:
 _NOT_A_NUMBER = _says("has an exp, nbf or iat that is not a number of seconds")
 _IN_FUTURE = _says("is from the future: the clocks of the two machines differ")
 
-# The verifier's steps in its own order, each with the reasons that stop it there.
+# The steps of the verifier in its order, each with the reasons for which a token fails there.
 STEPS: dict[str, dict[str, Callable[[Case], str]]] = {
     "form": {
         "not-a-jwt": _form,
@@ -130,9 +138,7 @@ STEPS: dict[str, dict[str, Callable[[Case], str]]] = {
         "json": _says("has a part that is not a JSON object: was it cut or changed on the way?"),
     },
     "header": {
-        "type": lambda case: (
-            f"has the type {shown(case.header.get('typ'))}, which is no access token: call /api/auth/token"
-        ),
+        "type": _type,
         "crit": _says("demands extensions (crit), which are never accepted"),
         "algorithm": _algorithm,
         "kid": _says("names no key (kid), which a token of the key set needs"),
@@ -140,9 +146,7 @@ STEPS: dict[str, dict[str, Callable[[Case], str]]] = {
     "signature": {
         "unknown-key": _unknown_key,
         "algorithm-of-key": lambda case: f"is {case.signed}, which is a key for another algorithm",
-        "key-set-unreachable": lambda case: (
-            f"is {case.signed}; the key set at {shown_address(case.settings.key_set_url)} does not answer"
-        ),
+        "key-set-unreachable": lambda case: f"is {case.signed}; {_key_set(case)} does not answer",
         "signature": _signature,
     },
     "times": {

@@ -13,8 +13,8 @@ AMBIGUOUS = (
     "%3A, a ? as %3F, a # as %23, a % as %25), and name one host"
 )
 
-# RFC 3986, section 2, and less: parsers differ about everything else, and some would take a part of the password for a
-# host or a port. Nor do they agree about a : in the password, or a + or a second = in an option.
+# A subset of RFC 3986, section 2. About everything else parsers disagree, and some would read a part of the password as
+# host or port. They also disagree about a : in the password, and about a + or a second = in an option.
 _BYTE = "%[0-9A-Fa-f]{2}"
 _TEXT = f"(?:[A-Za-z0-9._~!$&'()*+,;=-]|{_BYTE})*"
 _HOST = rf"(?:\[[0-9A-Fa-f:.]+(?:%25[A-Za-z0-9._-]+)?\]|[A-Za-z0-9._-]+|%2[Ff]{_TEXT})"
@@ -24,7 +24,7 @@ _URL = re.compile(
     rf"(?:\?(?:{_OPTION}(?:&{_OPTION})*)?)?"
 )
 
-# What asyncpg reads from a URL with libpq's meaning (PostgreSQL documentation, section 34.1.2), and which values.
+# The options that asyncpg understands as libpq does (PostgreSQL documentation, section 34.1.2), and their values.
 _ANY = "(?s:.+)"
 _PASSED_ON = {
     "host": r"/[^,]*|[A-Za-z0-9._-]+", "port": "[1-9][0-9]{0,4}", "user": _ANY, "password": _ANY, "dbname": _ANY,
@@ -40,21 +40,20 @@ _SECRET_OPTIONS = {"password", "sslpassword"}
 
 
 def connect_arguments(url: str) -> dict[str, Any]:
-    """Return the keyword arguments for `asyncpg.connect`; raise ValueError without any part of the URL's values.
+    """Return the keyword arguments for `asyncpg.connect`; raise ValueError, whose text holds no value of the URL.
 
-    asyncpg has no channel binding, which protects against a man in the middle; verifying the server's certificate
-    does so too, so `channel_binding=require` turns that on.
+    asyncpg has no channel binding. Verifying the server's certificate protects against a man in the middle as well, so
+    `channel_binding=require` turns that on.
     """
     parts = _split(url)
     options = _options(parts)
-    # Without a port of ours PGPORT would decide.
+    # Never left out, or PGPORT would decide.
     port = parts.port or int(options.pop("port", 5432))
     if port > MAX_PORT:
         raise ValueError("names a port that does not exist")
     arguments: dict[str, Any] = {"port": port}
     if timeout := options.pop("connect_timeout", None):
-        # libpq: zero means no limit of its own.
-        arguments |= {"timeout": float(timeout)} if int(timeout) else {}
+        arguments |= {"timeout": float(timeout)} if int(timeout) else {}  # as in libpq, zero means no limit
     system_roots = options.get("sslrootcert") == "system"
     if options.pop("channel_binding", "prefer") == "require" or system_roots:
         if options.get("sslmode", "require") in {"disable", "allow", "prefer"}:
@@ -90,7 +89,7 @@ def direct(url: str) -> str:
 
 
 def host(url: str) -> str:
-    """Return which host a URL that `connect_arguments` has accepted leads to; a Unix socket has none."""
+    """Return the host of a URL that `connect_arguments` has accepted, or "a socket"."""
     parts = urlsplit(url)
     name = unquote(parts.hostname or "") or dict(parse_qsl(parts.query))["host"]
     return "a socket" if name.startswith("/") else name
@@ -112,18 +111,18 @@ def _split(url: str) -> SplitResult:
 
 
 def _options(parts: SplitResult) -> dict[str, str]:
-    """Return what stands behind the question mark; raise ValueError where that, or the rest, cannot work."""
+    """Return the options of the query; raise ValueError if they, or the URL as a whole, cannot work."""
     pairs = parse_qsl(parts.query, keep_blank_values=True)
     options = dict(pairs)
     if unknown := sorted(set(options) - set(_OPTIONS)):
-        # Behind a password with an unescaped & these are parts of it.
+        # If the password has an unescaped &, its parts look like unknown options.
         names = "" if _SECRET_OPTIONS & set(options) else f": {', '.join(unknown)}"
         raise ValueError(f"has options that are not supported{names}")
     if odd := sorted(name for name, value in pairs if not re.fullmatch(_OPTIONS[name], value)):
         raise ValueError(f"has options with a value that PostgreSQL does not know: {', '.join(odd)}")
     before = {"user": parts.username, "password": parts.password, "host": parts.hostname, "port": parts.port}
     said = [*options, *(name for name, value in {**before, "dbname": parts.path.strip("/")}.items() if value)]
-    # libpq takes what comes last, asyncpg what comes first.
+    # Of two values libpq takes the last, asyncpg the first.
     if len(options) < len(pairs) or len(set(said)) < len(said):
         raise ValueError("says the same thing in two places")
     if "host" not in said:
