@@ -147,16 +147,13 @@ async def _key_set(settings: Settings, keys: dict[str, PublicKey]) -> AsyncItera
         yield Finding("key set", "good", "is not used, since BETTER_AUTH_MODE is secret")
         return
     url, needed = settings.key_set_url, settings.better_auth_mode == "jwks"
-    source = HttpSource(url)
     try:
-        body = await source()
+        body = await _fetched(url)
         keys |= {} if body is None else parse_key_set(body)
     except FetchError as error:
         hint = "is the frontend running? Elsewhere than BETTER_AUTH_URL says: set BETTER_AUTH_JWKS_URL"
         yield Finding("key set", "bad" if needed else "warning", f"cannot be used: {error}; {hint}")
         return
-    finally:
-        await source.close()
     where = shown_address(url)
     if keys:
         names = ", ".join(f"{shown(key.kid)} ({key.algorithms[0]})" for key in keys.values())
@@ -167,6 +164,14 @@ async def _key_set(settings: Settings, keys: dict[str, PublicKey]) -> AsyncItera
     else:
         yield Finding("key set", "warning", f"at {where} has no usable key: Better Auth makes one when it first signs")
     yield await _clock(url)
+
+
+async def _fetched(url: str) -> bytes | None:
+    source = HttpSource(url)
+    try:
+        return await source()
+    finally:
+        await source.close()
 
 
 async def _clock(url: str) -> Finding:

@@ -1,6 +1,7 @@
 """What does a PostgreSQL URL, as the Neon console hands it out, mean to asyncpg?"""
 
 import re
+import ssl
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 
@@ -54,18 +55,25 @@ def connect_arguments(url: str) -> dict[str, Any]:
     arguments: dict[str, Any] = {"port": port}
     if timeout := options.pop("connect_timeout", None):
         arguments |= {"timeout": float(timeout)} if int(timeout) else {}  # as in libpq, zero means no limit
-    system_roots = options.get("sslrootcert") == "system"
-    if options.pop("channel_binding", "prefer") == "require" or system_roots:
-        if options.get("sslmode", "require") in {"disable", "allow", "prefer"}:
-            raise ValueError("asks for a verified server and allows a connection without TLS at the same time")
-        authorities = options.pop("sslrootcert", None)
-        try:
-            arguments["ssl"] = verifying_context(None if system_roots else authorities)
-        except OSError:
-            raise ValueError("has an sslrootcert that cannot be read or holds no certificate") from None
-        options.pop("sslmode", None)
+    if context := _verifying_context(options):
+        arguments["ssl"] = context
     arguments["dsn"] = parts._replace(scheme="postgresql", query=urlencode(options, quote_via=quote)).geturl()
     return arguments
+
+
+def _verifying_context(options: dict[str, str]) -> ssl.SSLContext | None:
+    """Return what verifies the server's certificate, if these options ask for it and asyncpg cannot do it; and remove
+    them."""
+    system_roots = options.get("sslrootcert") == "system"
+    if options.pop("channel_binding", "prefer") != "require" and not system_roots:
+        return None
+    if options.pop("sslmode", "require") in {"disable", "allow", "prefer"}:
+        raise ValueError("asks for a verified server and allows a connection without TLS at the same time")
+    authorities = options.pop("sslrootcert", None)
+    try:
+        return verifying_context(None if system_roots else authorities)
+    except OSError:
+        raise ValueError("has an sslrootcert that cannot be read or holds no certificate") from None
 
 
 def security(url: str) -> str:

@@ -38,7 +38,7 @@ def require_node() -> None:
 def require_port(port: int) -> None:
     """Raise OperatorError if another program listens at one of the addresses of `localhost`."""
     for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
-        with suppress(ConnectionRefusedError, OSError), socket.socket(family) as probe:
+        with suppress(OSError), socket.socket(family) as probe:
             probe.settimeout(1)
             probe.connect((host, port))
             raise OperatorError(
