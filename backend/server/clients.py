@@ -92,7 +92,7 @@ class Clients:
         self._idle.pop(client, None)
 
     def mark_idle(self, client: "HttpConnection") -> None:
-        """The server waits for this client: for a request, the rest of a body, or the end of the connection."""
+        """This client is to send a request or the rest of a body, to take a long answer, or to end the connection."""
         self._idle[client] = None
 
     def remove(self, client: "HttpConnection") -> None:

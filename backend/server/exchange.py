@@ -66,6 +66,7 @@ class Exchange:
     async def send(self, message: Message) -> None:
         """Write a piece of the answer once the write buffer has room; the head goes with the first piece."""
         while self._connection.writable and not self.client_gone:
+            self._connection.clients.mark_idle(self._connection)
             await asyncio.shield(self._connection.writable)
         if self.client_gone:
             return
@@ -77,8 +78,12 @@ class Exchange:
             raise RuntimeError(f"The application has sent {kind} out of turn.")
         head, more = b"" if self.started else self._head(), message.get("more_body", False)
         self._connection.write(head + self._framed(message.get("body", b""), more=more))
-        if not more:
+        if more:
+            self._connection.clients.mark_idle(self._connection)
+        else:
             self.answered = True
+            if not head:
+                self._connection.clients.mark_busy(self._connection)  # it was idle while it took the other pieces
             self.wake()
             self._connection.on_answered(self)
 

@@ -315,6 +315,24 @@ def test_who_is_waited_for_makes_room_and_who_is_served_stays() -> None:
     assert statuses == [200] * 5
 
 
+@pytest.mark.spec("FR-022")
+@pytest.mark.parametrize("size", [1, 10_000_000], ids=["still being made", "not taken"])
+def test_who_gets_a_long_answer_makes_room(size: int) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        long = scope["path"] == "/long"
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x" * size * long, "more_body": long})
+        while long and (await receive())["type"] != "http.disconnect":
+            await send({"type": "http.response.body", "body": b"x", "more_body": True})
+
+    with serving(None, Limits(connections=1), app, lifespan="off") as url, ExitStack() as stack:
+        gone = begin(url, raw(None, "GET", "/long"), stack)
+        other = begin(url, raw(None, "GET", "/"), stack)
+
+        assert answered(other).status_code == 200
+        assert len(everything(gone)) < size + 500
+
+
 def test_what_the_files_cannot_bear_is_told_before_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     from backend.errors import OperatorError
 
