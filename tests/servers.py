@@ -34,7 +34,7 @@ def program(name: str) -> str:
     found = str(places[0]) if places else shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
     if found:
         return found
-    message = f"left out: {name} is not installed (Debian: apt-get install postgresql pgbouncer)"
+    message = f"left out: {name} is not installed (.ci/run names Debian's packages)"
     if os.environ.get("CI") == "true":
         pytest.fail(message)
     pytest.skip(message)
@@ -194,13 +194,21 @@ def pgbouncer(home: Path, target_port: int, command: str = "pgbouncer", **settin
     file = home / f"pgbouncer-{port}.ini"
     databases = f"[databases]\n* = host=127.0.0.1 port={target_port} user=app\n[pgbouncer]\n"
     file.write_text(databases + "".join(f"{name} = {value}\n" for name, value in lines.items()))
-    with (home / "pgbouncer.log").open("ab") as log:
-        process = subprocess.Popen(
-            [program(command), str(file)], user=ACCOUNT, cwd="/", stdout=log, stderr=log, start_new_session=True
-        )
-    try:
-        until(lambda: _listens(port), "PgBouncer does not start")
+    with listening(port, home / "pgbouncer.log", program(command), str(file), user=ACCOUNT):
         yield port
+
+
+@contextmanager
+def listening(port: int, log: Path, *command: str, user: str | None = None) -> Iterator[None]:
+    """Run a server of others until the block ends; that begins when it listens on this port."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command, user=user, cwd=log.parent, stdout=output, stderr=output, start_new_session=True
+        )  # fmt: skip
+    try:
+        until(lambda: _listens(port) or process.poll() is not None, f"{command[0]} does not start")
+        assert process.poll() is None, log.read_text()
+        yield
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(PATIENCE)
