@@ -53,17 +53,20 @@ def test_the_operations_are_those_of_the_specification(served: dict[str, Any]) -
         for method, described in methods.items()
     }
 
-    assert operations.items() >= {
-        "GET /api/{user_id}/tasks": "listTasks",
-        "POST /api/{user_id}/tasks": "createTask",
-        "GET /api/{user_id}/tasks/{id}": "getTask",
-        "PUT /api/{user_id}/tasks/{id}": "updateTask",
-        "DELETE /api/{user_id}/tasks/{id}": "deleteTask",
-        "PATCH /api/{user_id}/tasks/{id}/complete": "toggleTaskCompletion",
-        "GET /health": "healthCheck",
-        "GET /livez": "livenessCheck",
-        "GET /readyz": "readinessCheck",
-    }.items()
+    assert (
+        operations.items()
+        >= {
+            "GET /api/{user_id}/tasks": "listTasks",
+            "POST /api/{user_id}/tasks": "createTask",
+            "GET /api/{user_id}/tasks/{id}": "getTask",
+            "PUT /api/{user_id}/tasks/{id}": "updateTask",
+            "DELETE /api/{user_id}/tasks/{id}": "deleteTask",
+            "PATCH /api/{user_id}/tasks/{id}/complete": "toggleTaskCompletion",
+            "GET /health": "healthCheck",
+            "GET /livez": "livenessCheck",
+            "GET /readyz": "readinessCheck",
+        }.items()
+    )
 
 
 @pytest.mark.spec("FR-001")

@@ -261,6 +261,17 @@ async def test_nobody_gets_a_connection_without_time_for_a_statement(server: Ser
     assert await outcome(early) is held
 
 
+async def test_where_few_wait_a_client_that_closed_its_side_is_answered(server: Server) -> None:
+    pool, gone = server.pool(2), asyncio.Event()
+    gone.set()
+    held = [await outcome(asking(pool)) for _ in range(2)]
+    half_closed = asking(pool, gone=gone.wait)
+    await asyncio.sleep(0.05)
+    answered(pool, held[0])
+
+    assert await outcome(half_closed) is held[0]
+
+
 async def test_an_attempt_that_outlasts_its_request_serves_the_next(server: Server) -> None:
     pool = server.pool()
     server.answers.clear()

@@ -27,7 +27,7 @@ LONGEST_WAIT = 1.0
 ALWAYS_WAITING, MOST_WAITING = 128, 4_096
 # A full queue takes requests again when its length has fallen to this part of the bound.
 ROOM_AGAIN = 0.9
-# A request that has waited so long is watched: its client may disconnect.
+# After so long in a queue that is longer than the pool is large, a request whose client has left gives up its place.
 LOOK_AFTER = 0.1
 
 # Where the server has no connection left, the next one is asked for after so long.
@@ -169,7 +169,7 @@ class Pool:
         return min(max(self._demand.rate * LONGEST_WAIT, 2 * self.size, ALWAYS_WAITING), MOST_WAITING)
 
     def _look_after(self, waiter: Waiter) -> None:
-        """Refuse a request that has waited too long; otherwise watch its client, and look again later."""
+        """Refuse a request that has waited too long; otherwise look again later, and in a crowd watch its client."""
         now = self._loop.time()
         if waiter.granted.done():
             return
@@ -178,7 +178,9 @@ class Pool:
         elif now - waiter.since >= LONGEST_WAIT and self._availability.answers(now):
             waiter.refuse(self._overloaded("waited too long"))
         else:
-            waiter.watch()
+            # A client that has closed its side of the connection may still want its answer, as RFC 9112, 9.6 allows.
+            if self.waiting > self.size:
+                waiter.watch()
             again = max(waiter.since + LONGEST_WAIT, now + SILENCE)
             waiter.timer = self._loop.call_at(min(again, waiter.deadline), self._look_after, waiter)
 

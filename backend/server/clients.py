@@ -92,7 +92,7 @@ class Clients:
         self._idle.pop(client, None)
 
     def mark_idle(self, client: "HttpConnection") -> None:
-        """This client is to send a request or the rest of a body, to take a long answer, or to end the connection."""
+        """It is the client's turn: to send a request or a body, to take a long answer, or to end the connection."""
         self._idle[client] = None
 
     def remove(self, client: "HttpConnection") -> None:
