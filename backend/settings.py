@@ -113,7 +113,10 @@ class Settings(BaseSettings):
     database_prepared_statements: bool = True
     metrics_port: Annotated[int, Field(ge=1, le=65_535)] | None = None
     log_format: Literal["json", "text"] = "json"
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65_535)] = 8000
     stop_delay: Annotated[float, Field(ge=0, le=300)] = 0
+    drain_seconds: Annotated[int, Field(ge=0, le=300)] = 30
     request_deadline: Annotated[float, Field(gt=0, le=300)] = 10
     keep_alive: Annotated[float, Field(ge=1, le=3_600)] = 130
     max_connections: Annotated[int, Field(ge=1, le=100_000)] | None = None

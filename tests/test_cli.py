@@ -17,7 +17,7 @@ import jwt
 import pytest
 from commands import Running, Tree, alive, descendants, one_sentence, scratch_tree
 from databases import own_database
-from people import ORIGIN, SECRET, User
+from people import ORIGIN, SECRET, User, signed
 from servers import free_port
 from typer.testing import CliRunner
 
@@ -262,6 +262,34 @@ def test_serve_shows_the_documentation_only_when_told_and_ends_at_ctrl_c(tree: T
     assert docs.status_code == document.status_code == 200
     assert "server" not in docs.headers
     assert (status, left) == (0, set())
+
+
+def test_serve_listens_where_host_and_port_say_and_its_options_win(tree: Tree, database: str) -> None:
+    ports = [str(free_port()) for _ in range(2)]
+    with (
+        tree.running("backend", "serve", variables=production(database, HOST="127.0.0.2", PORT=ports[0])) as told,
+        tree.running(
+            "backend", "serve", "--host", "127.0.0.3", "--port", ports[1],
+            variables=production(database, HOST="127.0.0.2", PORT=ports[0]),
+        ) as given,
+    ):  # fmt: skip
+        assert told.answers(f"http://127.0.0.2:{ports[0]}/livez").status_code == 200
+        assert given.answers(f"http://127.0.0.3:{ports[1]}/livez").status_code == 200
+
+
+def test_what_is_not_done_when_the_time_to_drain_is_over_is_cut_off(tree: Tree, database: str) -> None:
+    port = free_port()
+    with tree.running("backend", "serve", variables=production(database, PORT=str(port), DRAIN_SECONDS="1")) as running:
+        running.answers(f"http://127.0.0.1:{port}/livez")
+        with socket.create_connection(("127.0.0.1", port)) as unfinished:
+            unfinished.sendall(b"POST /api/u/tasks HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n")
+            unfinished.sendall(f"Authorization: Bearer {signed('u')}\r\n\r\n".encode())
+            began = time.monotonic()
+            status, left = running.stop(signal.SIGTERM)
+
+    assert '"event":"cut-off"' in running.output
+    assert (status, left) == (0, set())
+    assert time.monotonic() - began < 30  # the default, and what a body may take
 
 
 @pytest.mark.spec("FR-020", "FR-006")

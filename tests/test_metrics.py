@@ -107,6 +107,15 @@ def test_metrics_are_off_unless_a_port_is_set(settings: Settings, base_url: str)
     assert httpx.get(f"{base_url}/metrics").status_code == 404
 
 
+def test_without_a_directory_to_write_to_the_cure_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere")
+
+    with pytest.raises(OperatorError, match="mount one at /tmp, or name it in PROMETHEUS_MULTIPROC_DIR"):  # noqa: SIM117
+        with publish("127.0.0.1", free_port()):
+            pass
+
+
 def test_a_taken_port_is_said_in_a_sentence() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OperatorError) as caught:  # noqa: SIM117
         with publish("127.0.0.1", taken.getsockname()[1]):

@@ -132,8 +132,12 @@ def demo(
 @cli.command()
 def serve(
     *,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every interface.")] = "127.0.0.1",
-    port: Port = 8000,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on; 0.0.0.0 is every interface. [default: HOST, or 127.0.0.1]")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65_535, help="TCP port to listen on. [default: PORT, or 8000]")
+    ] = None,
     fd: Annotated[
         int | None, typer.Option(min=3, help="Serve on the listening socket that is inherited under this number.")
     ] = None,
@@ -144,17 +148,27 @@ def serve(
     Run `migrate` first: serving never changes the schema.
     """
     os.environ["ENVIRONMENT"] = "production"
-    settings = load_settings()
+    given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    settings = load_settings(**given)
     proxies = list(settings.trusted_proxies)
     os.environ["WORKERS"] = str(workers)
     logs.configure(as_json=settings.log_format == "json")
     with ExitStack() as stack:
-        listener = stack.enter_context(server.listener(host, port) if fd is None else server.inherited(fd))
+        listener = stack.enter_context(
+            server.listener(settings.host, settings.port) if fd is None else server.inherited(fd)
+        )
         if settings.metrics_port:
-            stack.enter_context(publish(host, settings.metrics_port))
-        limits = _limits(settings)
-        options = {"workers": workers, "proxy_headers": bool(proxies), "forwarded_allow_ips": proxies}
-        server.run(listener, lambda: None, limits, stop_delay=settings.stop_delay, **options)
+            stack.enter_context(publish(settings.host, settings.metrics_port))
+        server.run(
+            listener,
+            lambda: None,
+            _limits(settings),
+            stop_delay=settings.stop_delay,
+            drain_seconds=settings.drain_seconds,
+            workers=workers,
+            proxy_headers=bool(proxies),
+            forwarded_allow_ips=proxies,
+        )
 
 
 @cli.command()

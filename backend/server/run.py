@@ -22,7 +22,6 @@ from backend.server.protocol import HttpConnection
 
 APPLICATION = "backend.main:app"
 BACKLOG = 2_048
-DRAIN_SECONDS = 30
 
 
 class Http:
@@ -112,7 +111,13 @@ def inherited(number: int) -> Iterator[socket.socket]:
 
 
 def run(
-    taken: socket.socket, listening: Callable[[], None], limits: Limits, *, stop_delay: float = 0, **options: Any
+    taken: socket.socket,
+    listening: Callable[[], None],
+    limits: Limits,
+    *,
+    stop_delay: float = 0,
+    drain_seconds: int = 30,
+    **options: Any,
 ) -> NoReturn:
     """Serve until SIGINT or SIGTERM and finish what is under way; ends with SystemExit.
 
@@ -125,7 +130,7 @@ def run(
         access_log=False,
         server_header=False,
         ws="none",
-        timeout_graceful_shutdown=DRAIN_SECONDS,
+        timeout_graceful_shutdown=drain_seconds,
         **options,
     )
     config.stop_delay = stop_delay

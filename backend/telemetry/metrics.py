@@ -105,7 +105,12 @@ def publish(host: str, port: int) -> Iterator[None]:
     """Serve the sum of all processes at http://host:port/metrics; to be entered before any of them starts."""
     with ExitStack() as stack:
         if DIRECTORY not in os.environ:
-            os.environ[DIRECTORY] = stack.enter_context(TemporaryDirectory(prefix="todo-metrics-"))
+            try:
+                os.environ[DIRECTORY] = stack.enter_context(TemporaryDirectory(prefix="todo-metrics-"))
+            except OSError:
+                raise OperatorError(
+                    f"METRICS_PORT needs a directory that can be written: mount one at /tmp, or name it in {DIRECTORY}."
+                ) from None
         from prometheus_client import CollectorRegistry, start_http_server
 
         registry = CollectorRegistry()
