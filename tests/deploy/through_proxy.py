@@ -1,0 +1,85 @@
+"""Clients who come through a proxy: each from an address of its own, with TLS where the proxy speaks it."""
+
+import asyncio
+import json
+import ssl
+import threading
+import time
+from typing import Any
+
+from faults.load import Client, Line, Load, NoAnswer
+from people import signed
+
+# With more, a client deletes where it would have created: a longer list comes without a length.
+MOST_TASKS = 100
+# What a loop needs to close the last connections before it ends.
+CLOSING = 0.1
+
+
+class ProxiedLine(Line):
+    """A keep-alive connection to a proxy. What the proxy says by itself, which is not JSON, is no answer."""
+
+    def __init__(self, address: tuple[str, int], token: str, source: str, tls: ssl.SSLContext | None) -> None:
+        super().__init__(address, token)
+        self._source, self._tls = source, tls
+
+    async def call(self, method: str, path: str, body: object = None, key: str | None = None) -> tuple[int, Any]:
+        try:
+            return await super().call(method, path, body, key)
+        except json.JSONDecodeError as error:
+            raise NoAnswer("the proxy's own") from error
+
+    async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        self._streams = await asyncio.open_connection(
+            *self._address,
+            ssl=self._tls,
+            local_addr=(self._source, 0),
+            server_hostname="localhost" if self._tls else None,
+        )
+        return self._streams
+
+    def close(self) -> None:
+        """At once, as TLS would say goodbye first, to a loop that ends."""
+        if self._streams:
+            self._streams[1].transport.abort()
+        self._streams = None
+
+
+class ProxiedClient(Client):
+    """A deletion that the proxy has sent twice is answered 404."""
+
+    def __init__(self, load: "ThroughProxy", address: tuple[str, int], seed: int, tls: ssl.SSLContext | None) -> None:
+        super().__init__(address, load.tally, seed)
+        token = signed(self.user, exp=int(time.time()) + 86_400)
+        self._line = ProxiedLine(address, token, f"127.0.1.{seed + 1}", tls)
+
+    async def work(self, stopping: threading.Event, pause: float) -> None:
+        await super().work(stopping, pause)
+        await asyncio.sleep(CLOSING)
+
+    async def verify(self, address: tuple[str, int] | None = None) -> None:
+        await super().verify(address)
+        await asyncio.sleep(CLOSING)
+
+    async def _create(self) -> None:
+        await (super()._create() if len(self.tasks) < MOST_TASKS else self._delete())
+
+    async def _create_with_key(self) -> None:
+        await (super()._create_with_key() if len(self.tasks) < MOST_TASKS else self._delete())
+
+    async def _delete(self) -> None:
+        if task := self._any():
+            status, _ = await self._call("DELETE", f"{self._path}/{task}")
+            if status in {204, 404}:
+                del self.tasks[task]
+                self.deleted.add(task)
+            else:
+                self.tasks[task].gone = True
+
+
+class ThroughProxy(Load):
+    """Clients who make some 300 requests a second together, few enough from each address for the proxy's limits."""
+
+    def __init__(self, address: tuple[str, int], tls: ssl.SSLContext | None, clients: int = 12) -> None:
+        super().__init__(address, 0, pause=0.06)
+        self._clients = [ProxiedClient(self, address, seed, tls) for seed in range(clients)]
