@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from deploy.through_proxy import ThroughProxy
+from deploy.through_proxy import CLIENTS, ThroughProxy
 from faults.befall import GUARD
 from faults.load import Tally
 from people import User
@@ -200,7 +200,7 @@ def test_when_one_is_killed_only_what_may_not_be_repeated_fails(proxy: Proxy, in
     report(f"{KILLS} times kill -9", load.verify(), time.monotonic() - began)
     assert {failure.split()[0] for failure in load.tally.failures} <= {"POST", "PATCH"}
     # No more than what each client had under way.
-    assert load.tally.failed <= KILLS * 12
+    assert load.tally.failed <= KILLS * CLIENTS
 
 
 def test_a_long_list_comes_whole_and_in_pieces(proxy: Proxy, server: Postgres) -> None:

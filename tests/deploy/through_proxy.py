@@ -7,9 +7,10 @@ import threading
 import time
 from typing import Any
 
-from faults.load import Client, Line, Load, NoAnswer
-from people import signed
+from faults.load import Client, Line, Load, NoAnswer, Tally
+from people import ORIGIN, signed
 
+CLIENTS = 12
 # With more, a client deletes where it would have created: a longer list comes without a length.
 MOST_TASKS = 100
 # What a loop needs to close the last connections before it ends.
@@ -46,12 +47,21 @@ class ProxiedLine(Line):
 
 
 class ProxiedClient(Client):
-    """A deletion that the proxy has sent twice is answered 404."""
+    """A deletion that the proxy has sent twice is answered 404; a refusal counts as a failure, too."""
 
-    def __init__(self, load: "ThroughProxy", address: tuple[str, int], seed: int, tls: ssl.SSLContext | None) -> None:
-        super().__init__(address, load.tally, seed)
-        token = signed(self.user, exp=int(time.time()) + 86_400)
+    def __init__(
+        self, tally: Tally, address: tuple[str, int], seed: int, tls: ssl.SSLContext | None, origin: str
+    ) -> None:
+        super().__init__(address, tally, seed)
+        token = signed(self.user, iss=origin, aud=origin, exp=int(time.time()) + 86_400)
         self._line = ProxiedLine(address, token, f"127.0.1.{seed + 1}", tls)
+
+    async def _call(self, method: str, path: str, body: object = None, key: str | None = None) -> tuple[int, Any]:
+        status, answer = await super()._call(method, path, body, key)
+        if status in {401, 403, 429, 502, 504}:
+            self._tally.failed += 1
+            self._tally.failures[f"{method} {status}"] += 1
+        return status, answer
 
     async def work(self, stopping: threading.Event, pause: float) -> None:
         await super().work(stopping, pause)
@@ -80,6 +90,6 @@ class ProxiedClient(Client):
 class ThroughProxy(Load):
     """Clients who make some 300 requests a second together, few enough from each address for the proxy's limits."""
 
-    def __init__(self, address: tuple[str, int], tls: ssl.SSLContext | None, clients: int = 12) -> None:
+    def __init__(self, address: tuple[str, int], tls: ssl.SSLContext | None = None, origin: str = ORIGIN) -> None:
         super().__init__(address, 0, pause=0.06)
-        self._clients = [ProxiedClient(self, address, seed, tls) for seed in range(clients)]
+        self._clients = [ProxiedClient(self.tally, address, seed, tls, origin) for seed in range(CLIENTS)]
