@@ -15,9 +15,10 @@ import httpx
 import pytest
 import yaml
 from deploy.through_proxy import ThroughProxy
+from deploy.tools import path
 from faults.befall import GUARD
 from people import SECRET
-from servers import ROOT, Postgres, answers, debian_postgres, folder, free_port, program, until
+from servers import ROOT, Postgres, answers, debian_postgres, folder, free_port, until
 
 from backend.development import frontend
 
@@ -72,7 +73,7 @@ class Stack:
             home = stack.enter_context(folder())
             (home / "Caddyfile").write_text("{\n\tadmin off\n}\n" + self._here((RECIPE / "Caddyfile").read_text()))
             caddy = subprocess.Popen(
-                [program("caddy"), "run", "--adapter", "caddyfile", "--config", str(home / "Caddyfile")],
+                [path("caddy"), "run", "--adapter", "caddyfile", "--config", str(home / "Caddyfile")],
                 env={**os.environ, "HOME": str(home), **self.environment("proxy")}, stderr=subprocess.DEVNULL,
             )  # fmt: skip
             stack.callback(caddy.wait, GUARD)

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 from deploy.through_proxy import CLIENTS, ThroughProxy
+from deploy.tools import path
 from faults.befall import GUARD
 from faults.load import Tally
 from people import User
@@ -130,7 +131,7 @@ class Proxy:
             "haproxy": ["-db", "-f", str(home / "todo.conf")],
             "caddy": ["run", "--adapter", "caddyfile", "--config", str(home / "todo.conf")],
         }[name]
-        self._command.insert(0, program(name))
+        self._command.insert(0, path(name) if name == "caddy" else program(name))
 
     @contextmanager
     def running(self) -> Iterator["Proxy"]:

