@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -84,10 +84,11 @@ Origin = Annotated[str, AfterValidator(origin)]
 Network = Annotated[str, AfterValidator(_network)]
 Address = Annotated[str, AfterValidator(lambda url: str(_address(url)))]
 Listed = (NoDecode, BeforeValidator(_comma_separated))
+Loaded = TypeVar("Loaded", bound="DatabaseSettings")
 
 
-class Settings(BaseSettings):
-    """Every setting, by its environment variable's name in lower case; the environment overrides `backend/.env`."""
+class DatabaseSettings(BaseSettings):
+    """Which database? All that a migration asks the environment."""
 
     model_config = SettingsConfigDict(
         frozen=True, env_file=ENV_FILE, env_file_encoding="utf-8", extra="ignore", hide_input_in_errors=True,
@@ -95,10 +96,35 @@ class Settings(BaseSettings):
     )  # fmt: skip
 
     environment: Literal["production", "development"] = "production"
+    neon_database_url: SecretStr | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_unset(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in values.items() if value != ""}
+
+    @field_validator("neon_database_url")
+    @classmethod
+    def _database_url_is_usable(cls, url: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if url is not None:
+            connect_arguments(url.get_secret_value())
+        elif info.data.get("environment") != "development":
+            raise ValueError("is missing")
+        return url
+
+    @property
+    def database_url(self) -> str:
+        """The URL with its password; the CLI sets it before anything asks."""
+        if self.neon_database_url is None:
+            raise SettingsError({"NEON_DATABASE_URL": "is missing"})
+        return self.neon_database_url.get_secret_value()
+
+
+class Settings(DatabaseSettings):
+    """Every setting, by the name of its environment variable in lower case; the environment beats `backend/.env`."""
 
     better_auth_secret: SecretStr
     better_auth_url: Origin
-    neon_database_url: SecretStr | None = None
 
     better_auth_mode: Literal["auto", "secret", "jwks"] = "auto"
     better_auth_secret_previous: SecretStr | None = None
@@ -121,11 +147,6 @@ class Settings(BaseSettings):
     keep_alive: Annotated[float, Field(ge=1, le=3_600)] = 130
     max_connections: Annotated[int, Field(ge=1, le=100_000)] | None = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_is_unset(cls, values: dict[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in values.items() if value != ""}
-
     @field_validator("better_auth_secret", "better_auth_secret_previous")
     @classmethod
     def _secret_is_secret(cls, secret: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
@@ -144,15 +165,6 @@ class Settings(BaseSettings):
                 raise ValueError("must have at least 32 bytes; `openssl rand -hex 32` makes a good one")
         return secret
 
-    @field_validator("neon_database_url")
-    @classmethod
-    def _database_url_is_usable(cls, url: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
-        if url is not None:
-            connect_arguments(url.get_secret_value())
-        elif info.data.get("environment") != "development":
-            raise ValueError("is missing")
-        return url
-
     @property
     def secrets(self) -> list[bytes]:
         """The keys of HS256 tokens: the shared secret, and the previous one while it is being replaced."""
@@ -164,18 +176,20 @@ class Settings(BaseSettings):
         """Where Better Auth publishes its keys, unless a setting says otherwise."""
         return self.better_auth_jwks_url or f"{self.better_auth_url}/api/auth/jwks"
 
-    @property
-    def database_url(self) -> str:
-        """The URL with its password; `dev` sets it before it is used."""
-        if self.neon_database_url is None:
-            raise SettingsError({"NEON_DATABASE_URL": "is missing"})
-        return self.neon_database_url.get_secret_value()
-
 
 def load_settings(**overrides: Any) -> Settings:
     """Read the environment and `backend/.env`; raise SettingsError with all that is wrong."""
+    return _load(Settings, **overrides)
+
+
+def load_database_url() -> str:
+    """Read which database it is, with its password, and nothing else; raise SettingsError."""
+    return _load(DatabaseSettings).database_url
+
+
+def _load(kind: type[Loaded], **overrides: Any) -> Loaded:
     try:
-        return Settings(**overrides)
+        return kind(**overrides)
     except ValidationError as error:
         raise SettingsError(dict(_complaint(problem) for problem in error.errors())) from None
     except (OSError, UnicodeDecodeError) as error:

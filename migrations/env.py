@@ -1,11 +1,12 @@
 """Runs the migrations on the connection that `backend.commands.migrate` hands over."""
 
+from collections.abc import Callable
 from typing import Any
 
 from alembic import context
 from sqlmodel import AutoString, SQLModel
 
-from backend.commands.migrate import MIGRATION_LOCK, VERSION_TABLE
+from backend.commands.migrate import VERSION_TABLE
 
 
 def rendered(kind: str, thing: Any, _context: object) -> Any:
@@ -13,15 +14,25 @@ def rendered(kind: str, thing: Any, _context: object) -> Any:
     return f"sa.String({thing.length or ''})" if kind == "type" and isinstance(thing, AutoString) else False
 
 
-connection = context.config.attributes["connection"]
+attributes = context.config.attributes
+
+
+def _tell(step: Any, **_others: Any) -> None:
+    verb = "Applied" if step.is_upgrade else "Took back"
+    attributes["done"].append(f"{verb} {step.up_revision.revision}: {step.up_revision.doc}")
+
+
+tell: Callable[..., None] = _tell
 context.configure(
-    connection=connection,
+    connection=attributes["connection"],
     target_metadata=SQLModel.metadata,
     version_table=VERSION_TABLE,
     render_item=rendered,
+    # An index that is built while others write commits what came before it.
+    transaction_per_migration=True,
+    on_version_apply=tell,
     # Better Auth keeps its own tables in the same database.
     include_name=lambda name, kind, _parents: kind != "table" or name in SQLModel.metadata.tables,
 )
 with context.begin_transaction():
-    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
     context.run_migrations()

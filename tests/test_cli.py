@@ -380,13 +380,15 @@ def test_migrate_makes_the_schema_and_check_tells_before_and_after(
 
     before = CliRunner().invoke(cli, ["migrate", "--check"])
     untouched = not is_current(database)
-    migrated = tree.run("backend", "migrate", variables=production(database))
+    migrated, again = (tree.run("backend", "migrate", variables={"NEON_DATABASE_URL": database}) for _ in range(2))
     after = CliRunner().invoke(cli, ["migrate", "--check"])
 
     assert "run `python -m backend migrate`" in str(before.exception)
     assert isinstance(before.exception, OperatorError)
     assert untouched
-    assert (migrated.returncode, migrated.stdout) == (0, "The database schema is up to date.\n")
+    assert migrated.returncode == 0
+    assert re.findall(r"^Applied (\d+): ", migrated.stdout, re.MULTILINE) == ["0001", "0002"]
+    assert (again.returncode, again.stdout) == (0, "The database schema is already up to date.\n")
     assert (after.exit_code, after.stdout) == (0, "The database schema is up to date.\n")
 
 

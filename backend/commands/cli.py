@@ -19,7 +19,7 @@ import typer
 from backend.errors import OperatorError
 from backend.server import run as server
 from backend.server.limits import Limits, most_connections
-from backend.settings import ENV_FILE, Settings, load_settings
+from backend.settings import ENV_FILE, Settings, load_database_url, load_settings
 from backend.telemetry import logs
 from backend.telemetry.metrics import publish
 
@@ -185,25 +185,34 @@ def migrate(
             "PostgreSQL for it; needs no setting, and touches no other database.",
         ),
     ] = None,
+    to: Annotated[str, typer.Option(help="Go to this revision, up or down; base is before the first.")] = "head",
+    down: Annotated[bool, typer.Option("--down", help="Go back by one revision.")] = False,
+    drop_rows: Annotated[bool, typer.Option("--drop-rows", help="Allow the way back to lose what it names.")] = False,
+    sql: Annotated[bool, typer.Option("--sql", help="Change nothing; print the SQL.")] = False,
 ) -> None:
-    """Bring the schema of the database at NEON_DATABASE_URL up to date.
+    """Bring the schema of the database at NEON_DATABASE_URL up to date, while others are served from it.
 
-    Goes to Neon's direct host also where the URL names the pooled one. Running it twice, or at several
-    places at once, does no harm.
+    Asks the environment for nothing else. Goes to Neon's direct host also where the URL names the pooled one.
+    Running it twice, or at several places at once, does no harm.
     """
-    from backend.commands.migrate import is_current, upgrade, write_next
+    from backend.commands.migrate import is_current, move, plan, write_next
     from backend.database.failures import BEHIND
 
     if new is not None:
         write_next(new)
         print("Read it, put it into its form with `make format`, and run `migrate` without --new.")
         return
-    url = load_settings().database_url
-    if not check:
-        upgrade(url)
-    elif not is_current(url):
-        raise OperatorError(f"The database schema {BEHIND}.")
-    print("The database schema is up to date.")
+    url = load_database_url()
+    target = "-1" if down else to
+    if sql:
+        print(plan(url, target), end="")
+    elif check:
+        if not is_current(url):
+            raise OperatorError(f"The database schema {BEHIND}.")
+        print("The database schema is up to date.")
+    else:
+        done = move(url, target, drop_rows=drop_rows)
+        print("\n".join(done) or f"The database schema is already {'up to date' if target == 'head' else 'there'}.")
 
 
 @cli.command()

@@ -20,7 +20,8 @@ from rich.text import Text
 from backend.auth.jwks import FetchError, PublicKey, parse_key_set
 from backend.auth.key_set import KeySet
 from backend.auth.source import HttpSource, http_client, shown_address
-from backend.commands.migrate import MigrationError, is_current
+from backend.commands.migrate import is_current
+from backend.commands.schema_change import MigrationError
 from backend.commands.token_advice import GOOD, STEPS, Case, shown, span
 from backend.database.failures import BEHIND, NOT_CONNECTED, describe
 from backend.database.url import connect_arguments, direct, host, security

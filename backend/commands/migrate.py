@@ -1,11 +1,15 @@
 """Is the schema there, and how does it get there?"""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import asyncpg
+import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
@@ -15,30 +19,44 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
+from backend.commands.schema_change import LOCK_TIMEOUT, MigrationError, patiently
 from backend.database.url import connect_arguments, direct
-from backend.errors import OperatorError
 
 MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
 VERSION_TABLE = "todo_schema_version"
 # Any number will do as long as every version of this program takes the same one.
 MIGRATION_LOCK = 2_002_002
+BASE, HEAD = "base", "head"
 
 
-class MigrationError(OperatorError):
-    """The schema could not be brought up to date; nothing was changed. The message is for the operator."""
+def upgrade(url: str) -> list[str]:
+    """Bring the schema up to date; any number of processes may do so at once. Returns what was done.
+
+    Each migration is committed by itself, and what an interrupted run has left is taken up by the next.
+    """
+    return move(url, HEAD)
 
 
-def upgrade(url: str) -> None:
-    """Bring the schema up to date in one transaction; any number of processes may do so at once."""
-    asyncio.run(_run(url, lambda connection: command.upgrade(_config(connection), "head")))
+def downgrade(url: str) -> list[str]:
+    """Take the schema back to before the first migration; an adopted table stays. Returns what was done."""
+    return move(url, BASE)
 
 
-def downgrade(url: str) -> None:
-    """Take the schema back to before the first migration; an adopted table stays."""
-    asyncio.run(_run(url, lambda connection: command.downgrade(_config(connection), "base")))
+def move(url: str, to: str, *, drop_rows: bool = False) -> list[str]:
+    """Bring the schema to a revision, `head`, `base` or `-1` (one back), up or down; return what was done.
+
+    Rows are dropped on the way only where the caller says so.
+    """
+    return list(asyncio.run(_run(url, lambda connection: _move(connection, to, drop_rows=drop_rows), alone=True)))
+
+
+def plan(url: str, to: str = HEAD) -> str:
+    """Return the SQL that `move` would send, for psql; nothing is changed."""
+    return str(asyncio.run(_run(url, lambda connection: _plan(connection, to))))
 
 
 def is_current(url: str) -> bool:
+    """Whether the schema is not behind; a newer version of this program may have taken it further."""
     return bool(asyncio.run(_run(url, _is_current)))
 
 
@@ -57,30 +75,108 @@ def _write_next(words: str, config: Config) -> None:
     command.revision(config, words, autogenerate=True, rev_id=f"{number:04}")
 
 
-def _is_current(connection: Connection) -> bool:
+def known_revisions(connection: Connection) -> list[str]:
+    """Return the revisions of this version, oldest first."""
+    scripts = ScriptDirectory.from_config(_config(connection)).walk_revisions()
+    return [script.revision for script in scripts][::-1]
+
+
+def current_revision(connection: Connection) -> str:
+    """Return where the database is: a revision, perhaps one that only a newer version knows, or `base`."""
     context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
-    return set(context.get_current_heads()) == set(ScriptDirectory.from_config(_config(connection)).get_heads())
+    found = context.get_current_revision() or BASE
+    connection.rollback()
+    return found
 
 
-def _config(connection: Connection) -> Config:
+def _move(connection: Connection, to: str, *, drop_rows: bool) -> list[str]:
+    names = [BASE, *known_revisions(connection)]
+    start = current_revision(connection)
+    if to == HEAD and start not in names:
+        return []
+    end = _resolved(names, start, to)
+    go = command.downgrade if names.index(end) < names.index(start) else command.upgrade
+    config = _config(connection, drop_rows=drop_rows)
+    patiently(lambda: go(config, end))
+    return list(config.attributes["done"])
+
+
+def _plan(connection: Connection, to: str) -> str:
+    names = [BASE, *known_revisions(connection)]
+    start = current_revision(connection)
+    end = _resolved(names, start, to)
+    config = _config(connection, drop_rows=True)
+    config.output_buffer = StringIO()
+    if names.index(end) < names.index(start):
+        command.downgrade(config, f"{start}:{end}", sql=True)
+    elif start != end:
+        command.upgrade(config, f"{start}:{end}", sql=True)
+    sql = config.output_buffer.getvalue().replace("BEGIN;", f"BEGIN;\n\nSET LOCAL lock_timeout = '{LOCK_TIMEOUT}';")
+    return sql.replace(f"CREATE TABLE {VERSION_TABLE}", f"CREATE TABLE IF NOT EXISTS {VERSION_TABLE}")
+
+
+def _resolved(names: list[str], start: str, to: str) -> str:
+    if start not in names:
+        raise MigrationError(f"The schema is at {start}, which a newer version of this program has made: use that one.")
+    to = {HEAD: names[-1], "-1": names[max(names.index(start) - 1, 0)]}.get(to, to)
+    if to not in names:
+        raise MigrationError(f"There is no revision of this name. Known are: {', '.join(names)}.")
+    return to
+
+
+def _is_current(connection: Connection) -> bool:
+    current, names = current_revision(connection), [BASE, *known_revisions(connection)]
+    return current == names[-1] or current not in names
+
+
+def _config(connection: Connection, **attributes: Any) -> Config:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    config.attributes["connection"] = connection
+    config.attributes |= {"connection": connection, "done": [], **attributes}
     return config
 
 
-async def _run(url: str, work: Any) -> Any:
+async def _run(url: str, work: Any, *, alone: bool = False) -> Any:
     arguments = {"timeout": 10, "statement_cache_size": 0} | connect_arguments(direct(url))
     engine = create_async_engine(
         "postgresql+asyncpg://", poolclass=NullPool, async_creator=lambda: asyncpg.connect(**arguments)
     )
+    sa.event.listen(engine.sync_engine, "begin", _limit)
     try:
-        async with engine.connect() as connection:
+        async with _turn(arguments, taken=alone), engine.connect() as connection:
             return await connection.run_sync(work)
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, SQLAlchemyError) as error:
         raise MigrationError(f"The database could not be reached or migrated: {_first_line(error)}") from error
     finally:
         await engine.dispose()
+
+
+def _limit(connection: Connection) -> None:
+    # Of the transaction, not of the session: behind a pooler the session is not ours.
+    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
+    connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+
+
+@asynccontextmanager
+async def _turn(arguments: dict[str, Any], *, taken: bool) -> AsyncIterator[None]:
+    """Wait until no other process migrates, and keep others out until the end.
+
+    The lock is asked for again and again, and held by a transaction of its own that does nothing else: whoever waits
+    inside a statement has a snapshot, which an index that is built concurrently waits for.
+    """
+    if not taken:
+        yield
+        return
+    connection = await asyncpg.connect(**arguments)
+    try:
+        await connection.execute("BEGIN; SET LOCAL idle_in_transaction_session_timeout = 0")
+        # As a simple query: a portal that is left open would keep its snapshot.
+        query = f"SELECT WHERE pg_try_advisory_xact_lock({MIGRATION_LOCK})"
+        while await connection.execute(query) != "SELECT 1":  # noqa: ASYNC110 - the event is in another process
+            await asyncio.sleep(0.1)
+        yield
+    finally:
+        await connection.close()
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,15 +1,18 @@
 """The task table: made new or, where a compatible one is there already, adopted with its rows."""
 
+from typing import Any
+
 import sqlalchemy as sa
-from alembic import op
+from alembic import context, op
 from sqlalchemy.dialects.postgresql import TIMESTAMP
 
-from backend.commands.migrate import MigrationError
+from backend.commands.schema_change import MigrationError, create_index, drop_index, refuse_to_lose
 
 revision = "0001"
 down_revision = None
 
 INDEX = "task_owner_newest_first"
+COLUMNS_OF_INDEX: list[Any] = ["user_id", sa.text("created_at DESC"), sa.text("id DESC")]
 # Tells the way back that the table is ours to drop.
 CREATED = "Created by the Todo backend."
 
@@ -26,21 +29,26 @@ MIN_LENGTHS = {"user_id": 255, "title": 200, "description": 1000}
 
 
 def upgrade() -> None:
-    inspector = sa.inspect(op.get_bind())
+    inspector = _inspector()
     if inspector.has_table("task"):
         _adopt(inspector)
     else:
         _create()
-    op.create_index(
-        INDEX, "task", ["user_id", sa.text("created_at DESC"), sa.text("id DESC")], if_not_exists=True
-    )  # fmt: skip
 
 
 def downgrade() -> None:
-    if sa.inspect(op.get_bind()).get_table_comment("task")["text"] == CREATED:
+    if _inspector().get_table_comment("task")["text"] == CREATED:
+        op.execute("LOCK TABLE task")
+        refuse_to_lose("tasks", "SELECT count(*) FROM task")
         op.drop_table("task")
     else:
-        op.drop_index(INDEX, "task")
+        drop_index(INDEX, "task")
+
+
+def _inspector() -> sa.Inspector:
+    # What is there is looked at also where the SQL is only printed.
+    inspector: sa.Inspector = sa.inspect(context.config.attributes["connection"])
+    return inspector
 
 
 def _create() -> None:
@@ -55,6 +63,7 @@ def _create() -> None:
         sa.Column("updated_at", sa.DateTime(timezone=True), server_default=sa.func.now(), nullable=False),
         comment=CREATED,
     )
+    op.create_index(INDEX, "task", COLUMNS_OF_INDEX)
 
 
 def _adopt(inspector: sa.Inspector) -> None:
@@ -71,7 +80,11 @@ def _adopt(inspector: sa.Inspector) -> None:
         if name not in NEEDED and not column["nullable"] and not _generated(column)
     ]
     if complaints:
-        raise MigrationError(f"The database has a table task that cannot be adopted: {'; '.join(complaints)}.")
+        way_on = "`python -m backend migrate --adopt task --dry-run` shows how it can be changed"
+        raise MigrationError(
+            f"The database has a table task that cannot be adopted as it is: {'; '.join(complaints)}. {way_on}."
+        )
+    create_index(INDEX, "task", COLUMNS_OF_INDEX)
     for name, default in {"completed": "false", "created_at": "now()", "updated_at": "now()"}.items():
         op.alter_column("task", name, server_default=sa.text(default))
 

@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from backend.commands.schema_change import create_index, drop_index, refuse_to_lose
+
 revision = "0002"
 down_revision = "0001"
 
@@ -10,13 +12,15 @@ INDEX = "task_created_once"
 
 
 def upgrade() -> None:
-    op.add_column("task", sa.Column("creation_key", sa.Text))
-    op.add_column("task", sa.Column("creation_hash", sa.LargeBinary))
+    op.add_column("task", sa.Column("creation_key", sa.Text), if_not_exists=True)
+    op.add_column("task", sa.Column("creation_hash", sa.LargeBinary), if_not_exists=True)
     # The key first: an index that begins with the owner would compete for the lists with the one in their order.
-    op.create_index(INDEX, "task", ["creation_key", "user_id"], unique=True)
+    create_index(INDEX, "task", ["creation_key", "user_id"], unique=True)
 
 
 def downgrade() -> None:
-    op.drop_index(INDEX, "task")
+    keys = "the keys by which a creation that is sent again finds its task"
+    refuse_to_lose(keys, "SELECT count(*) FROM task WHERE creation_key IS NOT NULL")
+    drop_index(INDEX, "task")
     op.drop_column("task", "creation_hash")
     op.drop_column("task", "creation_key")
