@@ -20,7 +20,7 @@ from rich.text import Text
 from backend.auth.jwks import FetchError, PublicKey, parse_key_set
 from backend.auth.key_set import KeySet
 from backend.auth.source import HttpSource, http_client, shown_address
-from backend.commands.migrate import is_current
+from backend.commands.migrate import is_current, tables_like_ours
 from backend.commands.schema_change import MigrationError
 from backend.commands.token_advice import GOOD, STEPS, Case, shown, span
 from backend.database.failures import BEHIND, NOT_CONNECTED, describe
@@ -118,7 +118,8 @@ async def _database(settings: Settings) -> AsyncIterator[Finding]:
     connection = await _connection(url)
     yield connection
     if connection.verdict == "good":
-        yield await _schema(url)
+        for each in await _schema(url):
+            yield each
 
 
 async def _connection(url: str) -> Finding:
@@ -135,12 +136,14 @@ async def _connection(url: str) -> Finding:
     return Finding("database", "good", f"PostgreSQL {version}, {speed}")
 
 
-async def _schema(url: str) -> Finding:
+async def _schema(url: str) -> list[Finding]:
     try:
-        current = await asyncio.to_thread(is_current, url)
+        current, others = await asyncio.to_thread(is_current, url), await asyncio.to_thread(tables_like_ours, url)
     except MigrationError as error:
-        return Finding("schema", "bad", str(error))
-    return Finding("schema", "good", "is up to date") if current else Finding("schema", "bad", BEHIND)
+        return [Finding("schema", "bad", str(error))]
+    ours = Finding("schema", "good", "is up to date") if current else Finding("schema", "bad", BEHIND)
+    text = "the table {} looks like tasks, too: `migrate --adopt TABLE --dry-run` tells how to move in"
+    return [ours, *(Finding("schema", "warning", text.format(shown(table))) for table in others)]
 
 
 async def _key_set(settings: Settings, keys: dict[str, PublicKey]) -> AsyncIterator[Finding]:

@@ -1,7 +1,7 @@
 """Is the schema there, and how does it get there?"""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from io import StringIO
 from pathlib import Path
@@ -19,7 +19,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from backend.commands.schema_change import LOCK_TIMEOUT, MigrationError, patiently
+from backend.commands.found_table import look_alikes, why_not_as_it_is
+from backend.commands.schema_change import LOCK_TIMEOUT, WAY_ON, MigrationError, patiently
 from backend.database.url import connect_arguments, direct
 
 MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
@@ -42,22 +43,30 @@ def downgrade(url: str) -> list[str]:
     return move(url, BASE)
 
 
-def move(url: str, to: str, *, drop_rows: bool = False) -> list[str]:
+def move(url: str, to: str, *, drop_rows: bool = False, adopted: bool = False) -> list[str]:
     """Bring the schema to a revision, `head`, `base` or `-1` (one back), up or down; return what was done.
 
-    Rows are dropped on the way only where the caller says so.
+    Rows are dropped on the way only where the caller says so. A table `task` that is there already is looked at, unless
+    `adopt` has done so.
     """
-    return list(asyncio.run(_run(url, lambda connection: _move(connection, to, drop_rows=drop_rows), alone=True)))
+    return list(
+        on_database(url, lambda connection: _move(connection, to, drop_rows=drop_rows, adopted=adopted), alone=True)
+    )
 
 
 def plan(url: str, to: str = HEAD) -> str:
     """Return the SQL that `move` would send, for psql; nothing is changed."""
-    return str(asyncio.run(_run(url, lambda connection: _plan(connection, to))))
+    return str(on_database(url, lambda connection: _plan(connection, to)))
 
 
 def is_current(url: str) -> bool:
     """Whether the schema is not behind; a newer version of this program may have taken it further."""
-    return bool(asyncio.run(_run(url, _is_current)))
+    return bool(on_database(url, _is_current))
+
+
+def tables_like_ours(url: str) -> list[str]:
+    """Return the tables that look as if another backend has kept its tasks there."""
+    return list(on_database(url, look_alikes))
 
 
 def write_next(words: str) -> None:
@@ -67,7 +76,7 @@ def write_next(words: str) -> None:
 
     with TemporaryDirectory() as folder, embedded_postgres(Path(folder)) as url:
         upgrade(url)
-        asyncio.run(_run(url, lambda connection: _write_next(words, _config(connection))))
+        on_database(url, lambda connection: _write_next(words, alembic_config(connection)))
 
 
 def _write_next(words: str, config: Config) -> None:
@@ -77,35 +86,42 @@ def _write_next(words: str, config: Config) -> None:
 
 def known_revisions(connection: Connection) -> list[str]:
     """Return the revisions of this version, oldest first."""
-    scripts = ScriptDirectory.from_config(_config(connection)).walk_revisions()
+    scripts = ScriptDirectory.from_config(alembic_config(connection)).walk_revisions()
     return [script.revision for script in scripts][::-1]
 
 
 def current_revision(connection: Connection) -> str:
     """Return where the database is: a revision, perhaps one that only a newer version knows, or `base`."""
     context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
-    found = context.get_current_revision() or BASE
-    connection.rollback()
-    return found
+    return context.get_current_revision() or BASE
 
 
-def _move(connection: Connection, to: str, *, drop_rows: bool) -> list[str]:
+def _move(connection: Connection, to: str, *, drop_rows: bool, adopted: bool) -> list[str]:
     names = [BASE, *known_revisions(connection)]
     start = current_revision(connection)
     if to == HEAD and start not in names:
         return []
     end = _resolved(names, start, to)
+    if start == BASE != end and not adopted:
+        _examine(connection)
+    connection.rollback()
     go = command.downgrade if names.index(end) < names.index(start) else command.upgrade
-    config = _config(connection, drop_rows=drop_rows)
+    config = alembic_config(connection, drop_rows=drop_rows)
     patiently(lambda: go(config, end))
     return list(config.attributes["done"])
+
+
+def _examine(connection: Connection) -> None:
+    if reasons := why_not_as_it_is(connection):
+        text = "The database has a table task that would turn good requests into failures"
+        raise MigrationError(f"{text}: {'; '.join(reasons)}. {WAY_ON}.")
 
 
 def _plan(connection: Connection, to: str) -> str:
     names = [BASE, *known_revisions(connection)]
     start = current_revision(connection)
     end = _resolved(names, start, to)
-    config = _config(connection, drop_rows=True)
+    config = alembic_config(connection, drop_rows=True)
     config.output_buffer = StringIO()
     if names.index(end) < names.index(start):
         command.downgrade(config, f"{start}:{end}", sql=True)
@@ -129,14 +145,19 @@ def _is_current(connection: Connection) -> bool:
     return current == names[-1] or current not in names
 
 
-def _config(connection: Connection, **attributes: Any) -> Config:
+def alembic_config(connection: Connection, **attributes: Any) -> Config:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.attributes |= {"connection": connection, "done": [], **attributes}
     return config
 
 
-async def _run(url: str, work: Any, *, alone: bool = False) -> Any:
+def on_database(url: str, work: Callable[[Connection], Any], *, alone: bool = False) -> Any:
+    """Do this work on a connection; `alone` keeps other migrations out meanwhile."""
+    return asyncio.run(_run(url, work, alone=alone))
+
+
+async def _run(url: str, work: Callable[[Connection], Any], *, alone: bool) -> Any:
     arguments = {"timeout": 10, "statement_cache_size": 0} | connect_arguments(direct(url))
     engine = create_async_engine(
         "postgresql+asyncpg://", poolclass=NullPool, async_creator=lambda: asyncpg.connect(**arguments)
@@ -180,4 +201,6 @@ async def _turn(arguments: dict[str, Any], *, taken: bool) -> AsyncIterator[None
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__
+    # A detail says which row, view or policy stands in the way.
+    detail = getattr(getattr(error, "orig", error), "detail", None)
+    return (str(error).partition("\n")[0] or type(error).__name__) + (f" ({detail})" if detail else "")

@@ -21,6 +21,7 @@ LOCK_TIMEOUT = "2s"
 PAUSES = (1, 2, 4, 8, *[15] * 8)
 # PostgreSQL documentation, appendix A: lock_not_available, deadlock_detected.
 LOCKED = {"55P03", "40P01"}
+WAY_ON = "`python -m backend migrate --adopt task --dry-run` shows how it can be changed"
 
 
 class MigrationError(OperatorError):

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from alembic import context, op
 from sqlalchemy.dialects.postgresql import TIMESTAMP
 
-from backend.commands.schema_change import MigrationError, create_index, drop_index, refuse_to_lose
+from backend.commands.schema_change import WAY_ON, MigrationError, create_index, drop_index, refuse_to_lose
 
 revision = "0001"
 down_revision = None
@@ -66,23 +66,26 @@ def _create() -> None:
     op.create_index(INDEX, "task", COLUMNS_OF_INDEX)
 
 
-def _adopt(inspector: sa.Inspector) -> None:
+def complaints(inspector: sa.Inspector) -> list[str]:
+    """Return what keeps a table `task` from being adopted as it is."""
     columns = {column["name"]: column for column in inspector.get_columns("task")}
     primary_key = inspector.get_pk_constraint("task")["constrained_columns"]
-    complaints = [
+    found = [
         f"{name} must be {needed}"
         for name, needed in NEEDED.items()
         if name not in columns or not _fits(columns[name], primary_key)
     ]
-    complaints += [
+    return found + [
         f"{name} must allow null or have a default"
         for name, column in columns.items()
         if name not in NEEDED and not column["nullable"] and not _generated(column)
     ]
-    if complaints:
-        way_on = "`python -m backend migrate --adopt task --dry-run` shows how it can be changed"
+
+
+def _adopt(inspector: sa.Inspector) -> None:
+    if found := complaints(inspector):
         raise MigrationError(
-            f"The database has a table task that cannot be adopted as it is: {'; '.join(complaints)}. {way_on}."
+            f"The database has a table task that cannot be adopted as it is: {'; '.join(found)}. {WAY_ON}."
         )
     create_index(INDEX, "task", COLUMNS_OF_INDEX)
     for name, default in {"completed": "false", "created_at": "now()", "updated_at": "now()"}.items():
