@@ -65,7 +65,8 @@ LEFT = {
     "sqlalchemy uuid": Left("tasks", """
         CREATE TABLE tasks (id UUID DEFAULT gen_random_uuid() NOT NULL, user_id UUID NOT NULL,
             title VARCHAR(200) NOT NULL, description TEXT, completed BOOLEAN NOT NULL,
-            created_at TIMESTAMP WITHOUT TIME ZONE, updated_at TIMESTAMP WITHOUT TIME ZONE, CONSTRAINT pk_tasks PRIMARY KEY (id))""",
+            created_at TIMESTAMP WITHOUT TIME ZONE, updated_at TIMESTAMP WITHOUT TIME ZONE,
+            CONSTRAINT pk_tasks PRIMARY KEY (id))""",
         Choices(time_zone="UTC", new_ids=True), ids=UUIDS, alice=UUIDS[0], bob=UUIDS[1]),
     "django": Left("todo_task", """
         CREATE TABLE auth_user (id integer PRIMARY KEY); INSERT INTO auth_user VALUES (7), (8);
@@ -104,7 +105,8 @@ LEFT = {
     "prisma autoincrement": Left("Todo", """
         CREATE TABLE "Todo" ("id" SERIAL NOT NULL, "name" TEXT NOT NULL, "details" TEXT,
             "done" BOOLEAN NOT NULL DEFAULT false, "authorId" TEXT NOT NULL,
-            "createdAt" TIMESTAMP(3) NOT NULL DEFAULT CURRENT_TIMESTAMP, "updatedAt" TIMESTAMP(3) NOT NULL, CONSTRAINT "Todo_pkey" PRIMARY KEY ("id"))""",
+            "createdAt" TIMESTAMP(3) NOT NULL DEFAULT CURRENT_TIMESTAMP, "updatedAt" TIMESTAMP(3) NOT NULL,
+            CONSTRAINT "Todo_pkey" PRIMARY KEY ("id"))""",
         names=CAMEL | {"title": "name", "description": "details", "completed": "done", "user_id": '"authorId"'}),
     "by hand": Left("tasks", """
         CREATE TABLE tasks (id SERIAL PRIMARY KEY, user_id VARCHAR(255) NOT NULL, title VARCHAR(255) NOT NULL,

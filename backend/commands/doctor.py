@@ -143,7 +143,7 @@ async def _schema(url: str) -> list[Finding]:
         return [Finding("schema", "bad", str(error))]
     ours = Finding("schema", "good", "is up to date") if current else Finding("schema", "bad", BEHIND)
     text = "the table {} looks like tasks, too: `migrate --adopt TABLE --dry-run` tells how to move in"
-    return [ours, *(Finding("schema", "warning", text.format(shown(table))) for table in others)]
+    return [ours, *(Finding("tables", "warning", text.format(shown(table))) for table in others)]
 
 
 async def _key_set(settings: Settings, keys: dict[str, PublicKey]) -> AsyncIterator[Finding]:

@@ -29,16 +29,19 @@ class MigrationError(OperatorError):
 
 
 def patiently(work: Callable[[], Result]) -> Result:
-    """Do it again while somebody else holds the table."""
+    """Do it again while somebody else holds the table; in the end, give up."""
     for pause in PAUSES:
         try:
             return work()
         except DBAPIError as error:
             if getattr(error.orig, "sqlstate", None) not in LOCKED:
                 raise
-            logger.warning("The table is in use by a long transaction; trying again in %d s.", pause)
+            logger.warning("A long transaction holds the table; trying again in %d s.", pause)
             time.sleep(pause)
-    return work()
+    raise MigrationError(
+        "A long transaction holds the table (a dump, or one that was forgotten: see pg_stat_activity). "
+        "What was done is complete, and the next run goes on from there."
+    )
 
 
 def create_index(name: str, table: str, columns: Sequence[Any], *, unique: bool = False) -> None:
