@@ -416,6 +416,17 @@ def test_rows_that_a_failure_would_lose_are_all_there_after_it(database: str) ->
     assert (ask(database, SHAPE), ask(database, "TABLE tasks")) == before
 
 
+@pytest.mark.spec("FR-030")
+def test_rows_that_are_missing_in_the_end_undo_everything(database: str) -> None:
+    execute(database, FIT, "UPDATE tasks SET updated_at = NULL",
+            "CREATE RULE greedy AS ON UPDATE TO tasks DO ALSO DELETE FROM tasks WHERE id = OLD.id")  # fmt: skip
+
+    with pytest.raises(MigrationError, match="1 rows became 0"):
+        adopt(database, "tasks", Choices(keep=frozenset({"greedy"})))
+
+    assert ask(database, "SELECT title FROM tasks") == [("Buy milk",)]
+
+
 def test_the_empty_table_that_an_earlier_migrate_made_makes_room(database: str) -> None:
     execute(database, FIT)
     upgrade(database)

@@ -16,7 +16,7 @@ import httpx
 import jwt
 import pytest
 from commands import Running, Tree, alive, descendants, one_sentence, scratch_tree
-from databases import own_database
+from databases import ask, execute, own_database
 from people import ORIGIN, SECRET, User, signed
 from servers import free_port
 from typer.testing import CliRunner
@@ -397,6 +397,66 @@ def test_migrate_check_of_a_schema_that_is_behind_fails_with_one_sentence(tree: 
 
     assert one_sentence(result) == "The database schema is missing or behind: run `python -m backend migrate`."
     assert not is_current(database)
+
+
+@pytest.mark.spec("FR-030")
+def test_migrate_takes_over_what_another_backend_has_left_and_says_so(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute(
+        database,
+        "CREATE TABLE tasks (id serial PRIMARY KEY, user_id text, heading text, done boolean, created_at timestamp)",
+        "INSERT INTO tasks (user_id, heading) VALUES ('alice', 'Buy milk')",
+    )
+    monkeypatch.setenv("NEON_DATABASE_URL", database)
+
+    def said(*arguments: str) -> str:
+        result = CliRunner().invoke(cli, ["migrate", *arguments])
+        return result.stdout or str(result.exception) + result.stderr
+
+    refused = said("--adopt", "tasks", "--column", "title=heading")
+    look = said("--adopt", "tasks", "--column", "title=heading", "--assume-utc", "--dry-run")
+    done = said("--adopt", "tasks", "--column", "title=heading", "--time-zone", "Europe/Berlin")
+
+    assert "created_at has no time zone (timestamp without time zone): say --assume-utc or --time-zone" in refused
+    assert "Nothing was changed." in look
+    assert "The table tasks becomes task, with 1 rows:" in done
+    assert "The way back" in done
+    assert done.index("The way back") < done.index("Applied 0001") < done.index("Applied 0002")
+    assert ask(database, "SELECT title, completed FROM task") == [("Buy milk", False)]
+
+
+def test_migrate_mentions_a_table_that_looks_like_tasks(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    execute(database, "CREATE TABLE todos (id int, user_id text, title text, done boolean)")
+    monkeypatch.setenv("NEON_DATABASE_URL", database)
+
+    result = CliRunner().invoke(cli, ["migrate"])
+
+    assert "The table todos looks like tasks, too: migrate --adopt todos --dry-run" in result.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--assume-utc"], ["--adopt", "tasks", "--column", "heading"]])
+def test_an_option_of_moving_in_that_means_nothing_is_refused(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEON_DATABASE_URL", "postgresql://u:p@127.0.0.1:1/x")
+
+    result = CliRunner().invoke(cli, ["migrate", *arguments])
+
+    assert result.exit_code == 2
+
+
+def test_migrate_prints_the_sql_and_goes_back_by_one(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEON_DATABASE_URL", database)
+    CliRunner().invoke(cli, ["migrate"])
+
+    sql = CliRunner().invoke(cli, ["migrate", "--down", "--sql"]).stdout
+    down = CliRunner().invoke(cli, ["migrate", "--down"]).stdout
+    same = CliRunner().invoke(cli, ["migrate", "--to", "0001"]).stdout
+
+    assert "DROP INDEX CONCURRENTLY" in sql
+    assert down.startswith("Took back 0002: ")
+    assert same == "The database schema is already there.\n"
 
 
 @pytest.mark.spec("FR-017")

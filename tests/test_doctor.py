@@ -379,7 +379,7 @@ async def test_an_unreachable_database_is_named(environment: Environment) -> Non
     assert "key set" in verdicts
 
 
-async def test_a_missing_schema_is_named(production: Environment) -> None:
+async def test_a_missing_schema_and_a_table_that_may_move_in_are_named(production: Environment) -> None:
     url = production.variables["NEON_DATABASE_URL"]
     name = f"empty_{uuid4().hex}"
     connection = await asyncpg.connect(url)
@@ -387,7 +387,13 @@ async def test_a_missing_schema_is_named(production: Environment) -> None:
     await connection.close()
     production.set(NEON_DATABASE_URL=url.replace("/todo?", f"/{name}?"))
 
+    connection = await asyncpg.connect(production.variables["NEON_DATABASE_URL"])
+    await connection.execute("CREATE TABLE todos (user_id text, title text, done boolean)")
+    await connection.close()
+
     assert await said("schema") == ("bad", "is missing or behind: run `python -m backend migrate`")
+    verdict, text = await said("tables")
+    assert (verdict, text.partition(":")[0]) == ("warning", "the table todos looks like tasks, too")
 
 
 async def test_a_schema_that_may_not_be_looked_at_is_named(production: Environment) -> None:

@@ -36,7 +36,8 @@ def patiently(work: Callable[[], Result]) -> Result:
         except DBAPIError as error:
             if getattr(error.orig, "sqlstate", None) not in LOCKED:
                 raise
-            logger.warning("A long transaction holds the table; trying again in %d s.", pause)
+            text = "A long transaction holds the table; trying again in %d s."
+            logger.warning(text, pause, extra={"event": "table-held"})
             time.sleep(pause)
     raise MigrationError(
         "A long transaction holds the table (a dump, or one that was forgotten: see pg_stat_activity). "
