@@ -343,6 +343,10 @@ REFUSED = {
         "SELECT",
         "--column names what is not there: heading",
     ),
+    "no field of ours": (
+        "SELECT",
+        "--column names what is not there: heading",
+    ),
     "no such obstacle": (
         "SELECT",
         "name what is not there: x",
@@ -380,6 +384,7 @@ GIVEN = {
     "no such zone": Choices(time_zone="Nowhere"),
     "long owner": Choices(keep_long=True),
     "no such column": Choices(columns={"title": "heading"}),
+    "no field of ours": Choices(columns={"heading": "title"}),
     "no such obstacle": Choices(drop=frozenset("x")),
 }
 
@@ -418,7 +423,7 @@ def test_rows_that_a_failure_would_lose_are_all_there_after_it(database: str) ->
 
 @pytest.mark.spec("FR-030")
 def test_rows_that_are_missing_in_the_end_undo_everything(database: str) -> None:
-    execute(database, FIT, "UPDATE tasks SET updated_at = NULL",
+    execute(database, FIT.replace("serial", "bigserial"), "UPDATE tasks SET updated_at = NULL",
             "CREATE RULE greedy AS ON UPDATE TO tasks DO ALSO DELETE FROM tasks WHERE id = OLD.id")  # fmt: skip
 
     with pytest.raises(MigrationError, match="1 rows became 0"):

@@ -85,7 +85,7 @@ class Plan:
             self.problems.append(f"there is no table of this name; tables that look like tasks: {others}")
         elif self.table == "task" and current_revision(self.connection) != BASE:
             self.problems.append("this backend uses it already")
-        elif unknown := sorted(set(self.names.values()) - set(self.found)):
+        elif unknown := sorted(set(self.names.values()) - set(self.found) | set(self.choices.columns) - set(SPELLINGS)):
             self.problems.append(f"--column names what is not there: {', '.join(unknown)}")
         elif self.ask("SELECT relkind <> 'r' FROM pg_class WHERE oid = to_regclass(quote_ident($1))", self.table):
             self.problems.append("it is no ordinary table")
