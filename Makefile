@@ -57,6 +57,9 @@ faults: setup ## every fault against real servers, under load; UPDATE_DOCS=1 wri
 	FAULTS=1 $(BIN)/pytest --numprocesses=0 -s tests/faults tests/poolers tests/round_trips tests/test_idempotency.py \
 		tests/test_rude_readers.py
 
+soak: setup ## 20 minutes beside rude clients (SOAK_SECONDS=…); UPDATE_DOCS=1 writes docs/reliability.md
+	SOAK_SECONDS=$${SOAK_SECONDS:-1200} $(BIN)/pytest --numprocesses=0 -s tests/faults/test_soak.py
+
 recipes: setup ## every recipe of deploy/ with what runs here; needs root and Debian's packages, half an hour
 	FAULTS=1 $(BIN)/pytest --numprocesses=0 -s tests/deploy
 
@@ -81,4 +84,4 @@ lock: setup ## resolve the dependencies again
 	$(BIN)/python -m uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
 		--no-emit-find-links --upgrade --quiet pyproject.toml --extra dev --output-file requirements-dev.txt
 
-.PHONY: help setup better-auth run demo check test newest faults recipes sbom bench format lock
+.PHONY: help setup better-auth run demo check test newest faults soak recipes sbom bench format lock

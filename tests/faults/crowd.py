@@ -8,11 +8,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 from faults.outcome import Phase, Request, Result, Scenario
 from faults.report import CROWDS
-from people import signed
+from people import lasting
 from relay import Relay
 from servers import Application, Postgres, application
 
@@ -30,7 +31,7 @@ RETURNING user_id, id"""
 
 
 def head(user: str) -> str:
-    return f"HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {signed(user)}\r\n"
+    return f"HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {lasting(user)}\r\n"
 
 
 def mixture(server: Postgres) -> list[str]:
@@ -49,6 +50,23 @@ def mixture(server: Postgres) -> list[str]:
 
 
 @contextmanager
+def beside(script: str, order: object) -> Iterator[list[Any]]:
+    """Run a script of this folder as a process; what it has said is in the list after the block."""
+    said: list[Any] = []
+    command = [sys.executable, str(Path(__file__).with_name(script))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write(json.dumps(order).encode())
+        process.stdin.close()
+        try:
+            yield said
+            said += json.load(process.stdout)
+        finally:
+            process.kill()
+
+
+@contextmanager
 def crowd(
     app: Application, asked: list[str], *phases: Phase, patience: float | None = None
 ) -> Iterator[list[Request]]:  # fmt: skip
@@ -56,17 +74,8 @@ def crowd(
     order = {"address": app.address, "requests": asked, "phases": phases, "patience": patience,
              "afterwards": AFTERWARDS}  # fmt: skip
     requests: list[Request] = []
-    command = [sys.executable, str(Path(__file__).with_name("offer.py"))]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdin
-        assert process.stdout
-        process.stdin.write(json.dumps(order).encode())
-        process.stdin.close()
-        try:
-            yield requests
-            outcomes = json.load(process.stdout)
-        finally:
-            process.kill()
+    with beside("offer.py", order) as outcomes:
+        yield requests
     first = min(outcome[0] for outcome in outcomes)
     requests += (Request(began - first, ended - first, *rest) for began, ended, *rest in outcomes)
 

@@ -73,9 +73,16 @@ SLOW = Table(
 | --- | ---: | ---: | ---: | ---: | ---: |
 """,
 )
+SOAK = Table(
+    "written by make soak",
+    """\
+| honest clients | requests | failed | p50 | p99 | memory |
+| --- | ---: | ---: | ---: | ---: | ---: |
+""",
+)
 
 
 def publish() -> None:
-    for table in (FAULTS, CROWDS, SHARES, SLOW):
+    for table in (FAULTS, CROWDS, SHARES, SLOW, SOAK):
         if table.rows:
             table.publish()
