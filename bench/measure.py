@@ -10,8 +10,8 @@ from pathlib import Path
 import orjson
 import psutil
 
-from backend.commands.migrate import upgrade
 from backend.development.embedded import embedded_postgres
+from backend.schema.migrate import upgrade
 from bench import dataset
 from bench.check import check
 from bench.contestants import POOL_SIZE, Contestant

@@ -1,4 +1,4 @@
-"""Runs the migrations on the connection that `backend.commands.migrate` hands over."""
+"""Runs the migrations on the connection that `backend.schema.migrate` hands over."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from alembic import context
 from sqlmodel import AutoString, SQLModel
 
-from backend.commands.migrate import VERSION_TABLE
+from backend.schema.migrate import VERSION_TABLE
 
 
 def rendered(kind: str, thing: Any, _context: object) -> Any:

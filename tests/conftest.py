@@ -10,8 +10,8 @@ import pytest
 from people import ORIGIN, SECRET, User
 from running import StatementLog, serving, unscoped
 
-from backend.commands.migrate import upgrade
 from backend.development.embedded import embedded_postgres
+from backend.schema.migrate import upgrade
 from backend.settings import Settings, load_settings
 
 

@@ -11,10 +11,10 @@ from databases import ask, execute, own_database, using
 from people import signed
 from running import StatementLog, serving
 
-from backend.commands.adopt import adopt
-from backend.commands.adoption import Choices
-from backend.commands.migrate import is_current, move, tables_like_ours, upgrade
-from backend.commands.schema_change import MigrationError
+from backend.schema.adopt import adopt
+from backend.schema.change import MigrationError
+from backend.schema.migrate import is_current, move, tables_like_ours, upgrade
+from backend.schema.plan import Choices
 from backend.settings import Settings
 
 ALICE, BOB = "Alice-Ünï", "bob"

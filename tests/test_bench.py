@@ -7,7 +7,7 @@ import orjson
 import pytest
 from databases import own_database
 
-from backend.commands.migrate import upgrade
+from backend.schema.migrate import upgrade
 from bench import dataset, report
 from bench.check import WrongAnswerError, check
 from bench.contestants import BARE, OURS

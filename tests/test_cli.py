@@ -22,9 +22,9 @@ from servers import free_port
 from typer.testing import CliRunner
 
 from backend.commands.cli import cli
-from backend.commands.migrate import is_current, upgrade
 from backend.development.embedded import embedded_postgres
 from backend.errors import OperatorError
+from backend.schema.migrate import is_current, upgrade
 from backend.server import run as server
 
 ROOT = os.geteuid() == 0

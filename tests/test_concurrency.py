@@ -14,7 +14,7 @@ from databases import ask, own_database, using
 from people import User, signed
 from running import serving
 
-from backend.commands.migrate import upgrade
+from backend.schema.migrate import upgrade
 from backend.settings import Settings
 
 TOGGLES = 2_000

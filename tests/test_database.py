@@ -28,13 +28,13 @@ from people import User
 from running import serving
 from servers import certificates, until
 
-from backend.commands.migrate import downgrade, upgrade
 from backend.database import statements
 from backend.database.statements import Again, Statement
 from backend.database.url import connect_arguments, host, security
 from backend.db import Database
 from backend.development.embedded import embedded_postgres
 from backend.errors import Unavailable
+from backend.schema.migrate import downgrade, upgrade
 from backend.settings import Settings
 from backend.telemetry.metrics import Metrics
 

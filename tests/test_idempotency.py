@@ -14,7 +14,7 @@ from people import User, signed
 from running import StatementLog
 from servers import ROOT, Postgres, application, debian_postgres, program
 
-from backend.commands.migrate import upgrade
+from backend.schema.migrate import upgrade
 
 
 def create(user: User, key: str | None = "key", **body: Any) -> httpx.Response:

@@ -21,10 +21,10 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 from sqlmodel import SQLModel
 
-from backend.commands.migrate import MIGRATION_LOCK, VERSION_TABLE, downgrade, is_current, upgrade
-from backend.commands.schema_change import MigrationError
 from backend.database.url import direct
 from backend.models import Task
+from backend.schema.change import MigrationError
+from backend.schema.migrate import MIGRATION_LOCK, VERSION_TABLE, downgrade, is_current, upgrade
 from backend.settings import Settings
 
 BETTER_AUTH = """
@@ -195,7 +195,7 @@ def test_a_second_run_changes_nothing(database: str) -> None:
 
 def test_six_processes_at_once_all_succeed(database: str) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["backend.commands.migrate"])
+    context.set_forkserver_preload(["backend.schema.migrate"])
     processes = [context.Process(target=upgrade, args=[database]) for _ in range(6)]
 
     async def hold_back() -> int:

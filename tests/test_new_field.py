@@ -10,10 +10,10 @@ from people import ORIGIN, SECRET, User
 from running import serving
 from servers import free_port
 
-from backend.commands.migrate import upgrade
 from backend.database import statements
 from backend.database.statements import Statement
 from backend.models import TaskCreate
+from backend.schema.migrate import upgrade
 from backend.settings import Settings
 from backend.tasks import creation_hash
 

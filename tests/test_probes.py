@@ -15,9 +15,9 @@ from relay import Relay, relayed
 from running import serving
 from servers import Postgres, certificates, debian_postgres, program, until
 
-from backend.commands.migrate import downgrade, upgrade
 from backend.database import readiness
 from backend.database.failures import OBSTACLES
+from backend.schema.migrate import downgrade, upgrade
 from backend.settings import Settings
 
 

@@ -17,8 +17,8 @@ from databases import ask
 from people import ORIGIN, User, signed
 from servers import application
 
-from backend.commands.migrate import upgrade
 from backend.development.embedded import embedded_postgres
+from backend.schema.migrate import upgrade
 
 JSON = {"Content-Type": "application/json"}
 

@@ -9,10 +9,10 @@ import pytest
 from databases import ask, execute, own_database
 from running import StatementLog
 
-from backend.commands import schema_change
-from backend.commands.migrate import is_current, move, plan, upgrade
-from backend.commands.schema_change import MigrationError
 from backend.database import statements
+from backend.schema import change as schema_change
+from backend.schema.change import MigrationError
+from backend.schema.migrate import is_current, move, plan, upgrade
 
 ADD = "INSERT INTO task (user_id, title) VALUES ('alice', 'Buy milk')"
 TIME = 60  # only against a hang

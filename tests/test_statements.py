@@ -14,8 +14,8 @@ from databases import execute, own_database
 from people import User
 from running import StatementLog, unscoped
 
-from backend.commands.migrate import upgrade
 from backend.database.statements import LIST, LIST_AFTER, Statement
+from backend.schema.migrate import upgrade
 from backend.web.answers import PAGE
 
 MISSING = 2**53

@@ -20,13 +20,13 @@ from rich.text import Text
 from backend.auth.jwks import FetchError, PublicKey, parse_key_set
 from backend.auth.key_set import KeySet
 from backend.auth.source import HttpSource, http_client, shown_address
-from backend.commands.migrate import is_current, tables_like_ours
-from backend.commands.schema_change import MigrationError
 from backend.commands.token_advice import GOOD, STEPS, Case, shown, span
 from backend.database.failures import BEHIND, NOT_CONNECTED, describe
 from backend.database.url import connect_arguments, direct, host, security
 from backend.errors import IssuerUnavailable, Unauthorized
 from backend.main import token_verifier
+from backend.schema.change import MigrationError
+from backend.schema.migrate import is_current, tables_like_ours
 from backend.settings import ENV_FILE, Settings, SettingsError, load_settings
 
 CONNECT_SECONDS = 10

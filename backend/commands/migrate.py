@@ -1,206 +1,90 @@
-"""Is the schema there, and how does it get there?"""
+"""How is the schema brought up to date, or another backend's table taken over, from the command line?"""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from io import StringIO
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Annotated
 
-import asyncpg
-import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import NullPool
+import typer
 
-from backend.commands.found_table import look_alikes, why_not_as_it_is
-from backend.commands.schema_change import LOCK_TIMEOUT, WAY_ON, MigrationError, patiently
-from backend.database.url import connect_arguments, direct
-
-MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
-VERSION_TABLE = "todo_schema_version"
-# Any number will do as long as every version of this program takes the same one.
-MIGRATION_LOCK = 2_002_002
-BASE, HEAD = "base", "head"
+from backend.errors import OperatorError
+from backend.settings import load_database_url
 
 
-def upgrade(url: str) -> list[str]:
-    """Bring the schema up to date; any number of processes may do so at once. Returns what was done.
+def migrate(
+    *,
+    check: Annotated[
+        bool, typer.Option("--check", help="Change nothing; fail when the schema is not current.")
+    ] = False,
+    new: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WORDS",
+            help="Write the next migration instead: what models.py has and the others do not make. Starts an embedded "
+            "PostgreSQL for it; needs no setting, and touches no other database.",
+        ),
+    ] = None,
+    to: Annotated[str, typer.Option(help="Go to this revision, up or down; base is before the first.")] = "head",
+    down: Annotated[bool, typer.Option("--down", help="Go back by one revision.")] = False,
+    drop_rows: Annotated[bool, typer.Option("--drop-rows", help="Allow the way back to lose what it names.")] = False,
+    sql: Annotated[bool, typer.Option("--sql", help="Change nothing; print the SQL.")] = False,
+    adopt: Annotated[str | None, typer.Option(metavar="TABLE", help="Take over the tasks of another backend.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="--adopt: only print what would be done.")] = False,
+    assume_utc: Annotated[bool, typer.Option("--assume-utc", help="--adopt: times without a zone are UTC.")] = False,
+    time_zone: Annotated[str | None, typer.Option(help="--adopt: the zone of times that have none.")] = None,
+    new_ids: Annotated[bool, typer.Option("--new-ids", help="--adopt: number the tasks anew.")] = False,
+    keep_long: Annotated[bool, typer.Option("--keep-long", help="--adopt: keep texts above our limits.")] = False,
+    owner: Annotated[str | None, typer.Option(help="--adopt: the user who gets the tasks that nobody has.")] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(metavar="OURS=THEIRS", help="--adopt: where a field is found.")
+    ] = None,
+    drop_not_null: Annotated[
+        list[str] | None, typer.Option(help="--adopt: a column that may be null from now on.")
+    ] = None,
+    drop: Annotated[
+        list[str] | None, typer.Option(help="--adopt: a constraint, index, trigger or rule to drop.")
+    ] = None,
+    keep: Annotated[list[str] | None, typer.Option(help="--adopt: one to keep.")] = None,
+) -> None:
+    """Bring the schema of the database at NEON_DATABASE_URL up to date, while others are served from it.
 
-    Each migration is committed by itself, and what an interrupted run has left is taken up by the next.
+    Asks the environment for nothing else. Goes to Neon's direct host also where the URL names the pooled one.
+    Running it twice, or at several places at once, does no harm.
     """
-    return move(url, HEAD)
+    from backend.database.failures import BEHIND
+    from backend.schema.adopt import adopt as take_over
+    from backend.schema.migrate import is_current, move, plan, tables_like_ours, write_next
+    from backend.schema.plan import Choices
 
-
-def downgrade(url: str) -> list[str]:
-    """Take the schema back to before the first migration; an adopted table stays. Returns what was done."""
-    return move(url, BASE)
-
-
-def move(url: str, to: str, *, drop_rows: bool = False, adopted: bool = False) -> list[str]:
-    """Bring the schema to a revision, `head`, `base` or `-1` (one back), up or down; return what was done.
-
-    Rows are dropped on the way only where the caller says so. A table `task` that is there already is looked at, unless
-    `adopt` has done so.
-    """
-    return list(
-        on_database(url, lambda connection: _move(connection, to, drop_rows=drop_rows, adopted=adopted), alone=True)
-    )
-
-
-def plan(url: str, to: str = HEAD) -> str:
-    """Return the SQL that `move` would send, for psql; nothing is changed."""
-    return str(on_database(url, lambda connection: _plan(connection, to)))
-
-
-def is_current(url: str) -> bool:
-    """Whether the schema is not behind; a newer version of this program may have taken it further."""
-    return bool(on_database(url, _is_current))
-
-
-def tables_like_ours(url: str) -> list[str]:
-    """Return the tables that look as if another backend has kept its tasks there."""
-    return list(on_database(url, look_alikes))
-
-
-def write_next(words: str) -> None:
-    """Write the next migration, and print its name: what the model has, and an embedded PostgreSQL in which the other
-    migrations have just been run has not."""
-    from backend.development.embedded import embedded_postgres
-
-    with TemporaryDirectory() as folder, embedded_postgres(Path(folder)) as url:
-        upgrade(url)
-        on_database(url, lambda connection: _write_next(words, alembic_config(connection)))
-
-
-def _write_next(words: str, config: Config) -> None:
-    number = int(ScriptDirectory.from_config(config).get_current_head() or 0) + 1
-    command.revision(config, words, autogenerate=True, rev_id=f"{number:04}")
-
-
-def known_revisions(connection: Connection) -> list[str]:
-    """Return the revisions of this version, oldest first."""
-    scripts = ScriptDirectory.from_config(alembic_config(connection)).walk_revisions()
-    return [script.revision for script in scripts][::-1]
-
-
-def current_revision(connection: Connection) -> str:
-    """Return where the database is: a revision, perhaps one that only a newer version knows, or `base`."""
-    context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
-    return context.get_current_revision() or BASE
-
-
-def _move(connection: Connection, to: str, *, drop_rows: bool, adopted: bool) -> list[str]:
-    names = [BASE, *known_revisions(connection)]
-    start = current_revision(connection)
-    if to == HEAD and start not in names:
-        return []
-    end = _resolved(names, start, to)
-    if start == BASE != end and not adopted:
-        _examine(connection)
-    connection.rollback()
-    go = command.downgrade if names.index(end) < names.index(start) else command.upgrade
-    config = alembic_config(connection, drop_rows=drop_rows)
-    patiently(lambda: go(config, end))
-    return list(config.attributes["done"])
-
-
-def _examine(connection: Connection) -> None:
-    if reasons := why_not_as_it_is(connection):
-        text = "The database has a table task that would turn good requests into failures"
-        raise MigrationError(f"{text}: {'; '.join(reasons)}. {WAY_ON}.")
-
-
-def _plan(connection: Connection, to: str) -> str:
-    names = [BASE, *known_revisions(connection)]
-    start = current_revision(connection)
-    end = _resolved(names, start, to)
-    config = alembic_config(connection, drop_rows=True)
-    config.output_buffer = StringIO()
-    if names.index(end) < names.index(start):
-        command.downgrade(config, f"{start}:{end}", sql=True)
-    elif start != end:
-        command.upgrade(config, f"{start}:{end}", sql=True)
-    sql = config.output_buffer.getvalue().replace("BEGIN;", f"BEGIN;\n\nSET LOCAL lock_timeout = '{LOCK_TIMEOUT}';")
-    return sql.replace(f"CREATE TABLE {VERSION_TABLE}", f"CREATE TABLE IF NOT EXISTS {VERSION_TABLE}")
-
-
-def _resolved(names: list[str], start: str, to: str) -> str:
-    if start not in names:
-        raise MigrationError(f"The schema is at {start}, which a newer version of this program has made: use that one.")
-    to = {HEAD: names[-1], "-1": names[max(names.index(start) - 1, 0)]}.get(to, to)
-    if to not in names:
-        raise MigrationError(f"There is no revision of this name. Known are: {', '.join(names)}.")
-    return to
-
-
-def _is_current(connection: Connection) -> bool:
-    current, names = current_revision(connection), [BASE, *known_revisions(connection)]
-    return current == names[-1] or current not in names
-
-
-def alembic_config(connection: Connection, **attributes: Any) -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    config.attributes |= {"connection": connection, "done": [], **attributes}
-    return config
-
-
-def on_database(url: str, work: Callable[[Connection], Any], *, alone: bool = False) -> Any:
-    """Do this work on a connection; `alone` keeps other migrations out meanwhile."""
-    return asyncio.run(_run(url, work, alone=alone))
-
-
-async def _run(url: str, work: Callable[[Connection], Any], *, alone: bool) -> Any:
-    arguments = {"timeout": 10, "statement_cache_size": 0} | connect_arguments(direct(url))
-    engine = create_async_engine(
-        "postgresql+asyncpg://", poolclass=NullPool, async_creator=lambda: asyncpg.connect(**arguments)
-    )
-    sa.event.listen(engine.sync_engine, "begin", _limit)
-    try:
-        async with _turn(arguments, taken=alone), engine.connect() as connection:
-            return await connection.run_sync(work)
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, SQLAlchemyError) as error:
-        raise MigrationError(f"The database could not be reached or migrated: {_first_line(error)}") from error
-    finally:
-        await engine.dispose()
-
-
-def _limit(connection: Connection) -> None:
-    # Of the transaction, not of the session: behind a pooler the session is not ours.
-    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
-    connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
-
-
-@asynccontextmanager
-async def _turn(arguments: dict[str, Any], *, taken: bool) -> AsyncIterator[None]:
-    """Wait until no other process migrates, and keep others out until the end.
-
-    The lock is asked for again and again, and held by a transaction of its own that does nothing else: whoever waits
-    inside a statement has a snapshot, which an index that is built concurrently waits for.
-    """
-    if not taken:
-        yield
+    if new is not None:
+        write_next(new)
+        print("Read it, put it into its form with `make format`, and run `migrate` without --new.")
         return
-    connection = await asyncpg.connect(**arguments)
-    try:
-        await connection.execute("BEGIN; SET LOCAL idle_in_transaction_session_timeout = 0")
-        # As a simple query: a portal that is left open would keep its snapshot.
-        query = f"SELECT WHERE pg_try_advisory_xact_lock({MIGRATION_LOCK})"
-        while await connection.execute(query) != "SELECT 1":  # noqa: ASYNC110 - the event is in another process
-            await asyncio.sleep(0.1)
-        yield
-    finally:
-        await connection.close()
+    url = load_database_url()
+    choices = Choices(
+        "UTC" if assume_utc else time_zone, owner, new_ids, keep_long, dict(_pair(each) for each in column or ()),
+        frozenset(drop_not_null or ()), frozenset(drop or ()), frozenset(keep or ()),
+    )  # fmt: skip
+    if adopt is not None:
+        print("\n".join(take_over(url, adopt, choices, dry_run=dry_run)), flush=True)
+        # The rest is as for a table that was fit from the start.
+        print("\n".join([] if dry_run else move(url, "head", adopted=True)))
+        return
+    if dry_run or choices != Choices():
+        raise typer.BadParameter("name the table with --adopt TABLE", param_hint="--adopt")
+    target = "-1" if down else to
+    if sql:
+        print(plan(url, target), end="")
+    elif check:
+        if not is_current(url):
+            raise OperatorError(f"The database schema {BEHIND}.")
+        print("The database schema is up to date.")
+    else:
+        done = move(url, target, drop_rows=drop_rows)
+        print("\n".join(done) or f"The database schema is already {'up to date' if target == 'head' else 'there'}.")
+        for table in tables_like_ours(url):
+            print(f"The table {table} looks like tasks, too: migrate --adopt {table} --dry-run tells how to move in.")
 
 
-def _first_line(error: BaseException) -> str:
-    # A detail says which row, view or policy stands in the way.
-    detail = getattr(getattr(error, "orig", error), "detail", None)
-    return (str(error).partition("\n")[0] or type(error).__name__) + (f" ({detail})" if detail else "")
+def _pair(text: str) -> tuple[str, str]:
+    ours, equals, theirs = text.partition("=")
+    if not equals:
+        raise typer.BadParameter("write it as title=heading", param_hint="--column")
+    return ours, theirs

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from alembic import context, op
 from sqlalchemy.dialects.postgresql import TIMESTAMP
 
-from backend.commands.schema_change import WAY_ON, MigrationError, create_index, drop_index, refuse_to_lose
+from backend.schema.change import WAY_ON, MigrationError, create_index, drop_index, refuse_to_lose
 
 revision = "0001"
 down_revision = None

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from backend.commands.schema_change import create_index, drop_index, refuse_to_lose
+from backend.schema.change import create_index, drop_index, refuse_to_lose
 
 revision = "0002"
 down_revision = "0001"

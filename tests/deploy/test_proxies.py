@@ -30,7 +30,7 @@ from servers import (
     until,
 )
 
-from backend.commands.migrate import upgrade
+from backend.schema.migrate import upgrade
 
 LONG = os.environ.get("FAULTS") == "1"
 RESTARTS, KILLS = (100, 20) if LONG else (2, 2)

@@ -20,9 +20,9 @@ from pathlib import Path
 import asyncpg
 import httpx
 
-from backend.commands.migrate import upgrade
 from backend.development import frontend
 from backend.development.embedded import embedded_postgres
+from backend.schema.migrate import upgrade
 
 ROTATE = """UPDATE jwks SET "expiresAt" = now() - interval '1 second'"""
 

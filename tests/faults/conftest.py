@@ -7,7 +7,7 @@ from faults import report
 from relay import Relay
 from servers import Postgres, debian_postgres
 
-from backend.commands.migrate import upgrade
+from backend.schema.migrate import upgrade
 
 
 @pytest.fixture(scope="module")

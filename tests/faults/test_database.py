@@ -10,8 +10,8 @@ from faults.load import Load
 from relay import Relay, error_response
 from servers import Application, Postgres, application, debian_postgres, until
 
-from backend.commands.migrate import upgrade
 from backend.database import statements
+from backend.schema.migrate import upgrade
 
 BACKENDS = "SELECT {} FROM pg_stat_activity WHERE application_name LIKE 'todo-backend %'"
 DEADLINE = 2.0

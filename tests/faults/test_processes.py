@@ -13,7 +13,7 @@ from faults.load import Load
 from people import signed
 from servers import Application, Postgres, application, debian_postgres, until
 
-from backend.commands.migrate import upgrade
+from backend.schema.migrate import upgrade
 
 REQUEST = "GET /api/{0}/tasks HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {1}\r\n"
 ENOUGH = 20_000

@@ -11,8 +11,8 @@ import asyncpg
 import pytest
 from servers import ROOT, Postgres, debian_postgres
 
-from backend.commands.migrate import is_current, move
 from backend.database import statements
+from backend.schema.migrate import is_current, move
 
 ROWS = int(os.environ.get("ROWS", "3_000_000"))
 USERS = 10_000

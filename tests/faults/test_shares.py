@@ -9,7 +9,7 @@ from faults.outcome import Phase, Window, window
 from faults.report import SHARES
 from servers import Postgres, application, debian_postgres
 
-from backend.commands.migrate import upgrade
+from backend.schema.migrate import upgrade
 
 FILL = """\
 INSERT INTO task (user_id, title, completed)

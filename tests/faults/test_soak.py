@@ -13,7 +13,7 @@ from faults.report import SOAK
 from people import lasting
 from servers import Application, application, debian_postgres
 
-from backend.commands.migrate import upgrade
+from backend.schema.migrate import upgrade
 
 LONG = "SOAK_SECONDS" in os.environ
 SECONDS = int(os.environ.get("SOAK_SECONDS", "6"))

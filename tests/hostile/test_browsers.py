@@ -9,7 +9,7 @@ from hostile.test_paths import OPERATIONS, exchange, raw
 from people import ORIGIN, SECRET, User, signed
 from running import StatementLog, serving
 
-from backend.commands.migrate import upgrade
+from backend.schema.migrate import upgrade
 from backend.settings import Settings, SettingsError, load_settings
 
 ASKED = "authorization,content-type,idempotency-key,x-request-id"

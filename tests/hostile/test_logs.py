@@ -21,7 +21,7 @@ from hostile.test_paths import OPERATIONS, exchange, raw
 from people import ORIGIN, SECRET, User, signed
 from servers import free_port
 
-from backend.commands.migrate import upgrade
+from backend.schema.migrate import upgrade
 
 ROOT = Path(__file__).resolve().parents[2]
 PROXY = "10.9.8.0/24"

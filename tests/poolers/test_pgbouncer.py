@@ -15,7 +15,7 @@ from faults.load import Load, Tally
 from people import User
 from servers import Postgres, application, debian_postgres, pgbouncer, until
 
-from backend.commands.migrate import upgrade
+from backend.schema.migrate import upgrade
 
 SET_UP, FORGOTTEN = "false", "true"
 

@@ -15,10 +15,10 @@ from relay import Relay, relayed
 from running import serving
 from servers import Postgres, debian_postgres, until
 
-from backend.commands.migrate import upgrade
 from backend.database.connection import Connection
 from backend.database.statements import ALL
 from backend.database.url import connect_arguments
+from backend.schema.migrate import upgrade
 from backend.settings import Settings, load_settings
 from backend.web.answers import PAGE
 

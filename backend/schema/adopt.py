@@ -6,12 +6,12 @@ Its table is renamed and changed in place, in one transaction: what we do not kn
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect
 
-from backend.commands.adoption import Choices, Plan
-from backend.commands.adoption_columns import convert_columns
-from backend.commands.adoption_ids import give_ids
-from backend.commands.found_table import obstacles, quoted
-from backend.commands.migrate import VERSION_TABLE, alembic_config, on_database
-from backend.commands.schema_change import MigrationError, patiently
+from backend.schema.change import MigrationError, patiently
+from backend.schema.columns import convert_columns
+from backend.schema.found_table import obstacles, quoted
+from backend.schema.ids import give_ids
+from backend.schema.migrate import VERSION_TABLE, alembic_config, on_database
+from backend.schema.plan import Choices, Plan
 
 # The mark of the first migration on a table that it has made.
 CREATED = "Created by the Todo backend."

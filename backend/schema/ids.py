@@ -2,8 +2,8 @@
 
 import re
 
-from backend.commands.adoption import Plan
-from backend.commands.found_table import Column, quoted
+from backend.schema.found_table import Column, quoted
+from backend.schema.plan import Plan
 
 FORMER_ID = "former_id"
 PRIMARY_KEY = """SELECT conname::text FROM pg_constraint JOIN pg_attribute ON attrelid = conrelid AND attname = $2::text

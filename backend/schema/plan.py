@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from backend.commands.found_table import (
+from backend.schema.found_table import (
     SPELLINGS,
     TIMES,
     Column,
@@ -16,7 +16,7 @@ from backend.commands.found_table import (
     look_alikes,
     quoted,
 )
-from backend.commands.migrate import BASE, current_revision
+from backend.schema.migrate import BASE, current_revision
 
 # What a client may send at most.
 TEXTS = {"user_id": 255, "title": 200, "description": 1000}

@@ -2,8 +2,8 @@
 
 import re
 
-from backend.commands.adoption import TEXTS, Plan
-from backend.commands.found_table import TIMES, beyond_calendar, columns, quoted
+from backend.schema.found_table import TIMES, beyond_calendar, columns, quoted
+from backend.schema.plan import TEXTS, Plan
 
 # The rows in which a null was filled, as they were.
 KEPT_ASIDE = "task_before_adoption"

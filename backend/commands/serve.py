@@ -1,0 +1,61 @@
+"""How is it served in production?"""
+
+import os
+from contextlib import ExitStack
+from typing import Annotated
+
+import typer
+
+from backend.db import FIRST_POOL_SIZE
+from backend.server import run as server
+from backend.server.limits import Limits, most_connections
+from backend.settings import Settings, load_settings
+from backend.telemetry import logs
+from backend.telemetry.metrics import publish
+
+
+def serve(
+    *,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on; 0.0.0.0 is every interface. [default: HOST, or 127.0.0.1]")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65_535, help="TCP port to listen on. [default: PORT, or 8000]")
+    ] = None,
+    fd: Annotated[
+        int | None, typer.Option(min=3, help="Serve on the listening socket that is inherited under this number.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that share the port.")] = 1,
+) -> None:
+    """Serve in production; BETTER_AUTH_SECRET, BETTER_AUTH_URL and NEON_DATABASE_URL must be set.
+
+    Run `migrate` first: serving never changes the schema.
+    """
+    os.environ["ENVIRONMENT"] = "production"
+    given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    settings = load_settings(**given)
+    proxies = list(settings.trusted_proxies)
+    os.environ["WORKERS"] = str(workers)
+    logs.configure(as_json=settings.log_format == "json")
+    with ExitStack() as stack:
+        listener = stack.enter_context(
+            server.listener(settings.host, settings.port) if fd is None else server.inherited(fd)
+        )
+        if settings.metrics_port:
+            stack.enter_context(publish(settings.host, settings.metrics_port))
+        server.run(
+            listener,
+            lambda: None,
+            limits(settings),
+            stop_delay=settings.stop_delay,
+            drain_seconds=settings.drain_seconds,
+            workers=workers,
+            proxy_headers=bool(proxies),
+            forwarded_allow_ips=proxies,
+        )
+
+
+def limits(settings: Settings) -> Limits:
+    """Return what clients may take; raise OperatorError where the files do not suffice for MAX_CONNECTIONS."""
+    room = most_connections(settings.max_connections, settings.database_pool_size or FIRST_POOL_SIZE)
+    return Limits(connections=room, keep_alive=settings.keep_alive)
