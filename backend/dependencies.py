@@ -1,30 +1,26 @@
 """What may a route ask for?"""
 
+import re
 from typing import Annotated, Any
 
 from fastapi import Depends, Header, Path, Request, Security
 from fastapi.security import HTTPBearer
+from pydantic import BeforeValidator, Field
 from starlette.types import Scope
 
 from backend.auth.jwt import TokenVerifier, bearer_token
 from backend.database.waiters import Departure
 from backend.db import Database
-from backend.errors import Forbidden, NotReady
+from backend.errors import BadKey, FieldError, Forbidden, Invalid, NotReady
 from backend.models import MAX_ID
 from backend.tasks import Tasks
+
+_KEY = re.compile("^[!-~]{1,255}$")
+_TASK_ID = re.compile("[1-9][0-9]{0,18}")
 
 UserId = Annotated[
     str,
     Path(description="The user's id as Better Auth knows it, the `sub` of the token.", examples=["demo-user"]),
-]
-TaskId = Annotated[int, Path(alias="id", ge=1, le=MAX_ID, json_schema_extra={"format": "int64"})]
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        alias="Idempotency-Key",
-        pattern="^[!-~]{1,255}$",
-        description="Any text of visible characters. A retry with the same key and body answers the same task.",
-    ),
 ]
 BearerAuth = HTTPBearer(
     scheme_name="BearerAuth",
@@ -47,6 +43,31 @@ def header_values(request: Request, name: bytes) -> list[str]:
     return [value.decode("latin-1") for each, value in request.scope["headers"] if each == name]
 
 
+def task_id(text: str) -> int:
+    """Return the id that a path names; raise Invalid where it is none that the database could have made."""
+    if not _TASK_ID.fullmatch(text) or int(text) > MAX_ID:
+        message = f"id should be a whole number from 1 to {MAX_ID}"
+        raise Invalid([FieldError(loc=["path", "id"], msg=message, type="task_id")])
+    return int(text)
+
+
+async def idempotency_key(
+    request: Request,
+    _documented: Annotated[
+        Annotated[str, Field(json_schema_extra={"pattern": _KEY.pattern})] | None,
+        Header(
+            alias="Idempotency-Key",
+            description="Any text of visible characters. A retry with the same key and body answers the same task.",
+        ),
+    ] = None,
+) -> str | None:
+    """Return the key of a creation, or None; raise BadKey for one that is malformed or comes twice."""
+    keys = header_values(request, b"idempotency-key")
+    if keys and (len(keys) > 1 or not _KEY.fullmatch(keys[0])):
+        raise BadKey("idempotency-key")
+    return keys[0] if keys else None
+
+
 async def owned_tasks(request: Request, user_id: UserId, _token: Annotated[Any, Security(BearerAuth)] = None) -> Tasks:
     """Return the tasks of the token's user; raise Unauthorized, or Forbidden where the URL names another user."""
     state = request.scope["state"]  # `request.state` would wrap it anew in each request
@@ -65,3 +86,9 @@ def _departure(scope: Scope) -> Departure | None:
 
 
 OwnedTasks = Annotated[Tasks, Depends(owned_tasks)]
+TaskId = Annotated[
+    int,
+    BeforeValidator(task_id),
+    Path(alias="id", json_schema_extra={"format": "int64", "minimum": 1, "maximum": MAX_ID}),
+]
+IdempotencyKey = Annotated[str | None, Depends(idempotency_key)]

@@ -2,10 +2,14 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, TypedDict
+from typing import Any, NoReturn, TypedDict
 
-from fastapi import FastAPI
-from starlette.routing import Match
+from fastapi import APIRouter, FastAPI
+from fastapi.exception_handlers import http_exception_handler, request_validation_exception_handler
+from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
+from fastapi.routing import iter_route_contexts
+from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Match, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from backend.auth.jwt import TokenVerifier
@@ -13,14 +17,15 @@ from backend.auth.key_set import KeySet
 from backend.auth.source import HttpSource
 from backend.database import statements
 from backend.db import Database
-from backend.errors import MethodNotAllowed, NotFound, Problem
+from backend.errors import MethodNotAllowed, NotFound
 from backend.routes import health, tasks
 from backend.settings import Settings, SettingsError, load_settings
 from backend.telemetry import logs
 from backend.telemetry.metrics import Metrics
 from backend.web.docs_page import show_docs
 from backend.web.middleware import Envelope
-from backend.web.routing import Route
+from backend.web.openapi import with_our_422
+from backend.web.routing import Route, copied
 
 DESCRIPTION = """\
 The backend of a multi-user Todo application whose frontend signs people in with [Better Auth](https://better-auth.com).
@@ -39,7 +44,8 @@ class State(TypedDict):
 class TodoAPI(FastAPI):
     """FastAPI with one layer of our own around its routes: errors, too, get CORS headers, an id and an access line.
 
-    It stands instead of FastAPI's, which has five that these routes do not need; `add_middleware` does nothing.
+    It stands instead of FastAPI's, which has five that these routes do not need. What is added to it works as in
+    FastAPI, or is refused.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
@@ -47,55 +53,87 @@ class TodoAPI(FastAPI):
             title="Todo API",
             version="1.0.0",
             description=DESCRIPTION,
-            routes=[*tasks.router.routes, *health.router.routes],
             lifespan=_lifespan(settings, metrics),
             openapi_url="/openapi.json" if settings.api_docs else None,
             docs_url=None,
             redoc_url=None,
+            redirect_slashes=False,  # the address would be made of the `Host` that a client sends
             telemetry={"tracing": False, "metrics": False, "logs": False},
         )
+        # What FastAPI would say itself, `Envelope` does.
+        theirs = (http_exception_handler, request_validation_exception_handler)
+        self.exception_handlers = {
+            kind: handler for kind, handler in self.exception_handlers.items() if handler not in theirs
+        }
+        self.router.default = self._unmatched
+        self._rest = AsyncExitStackMiddleware(self.router)
         self._metrics = metrics
         self._origins = [settings.better_auth_url, *settings.cors_origins]
+        for router in (tasks.router, health.router):
+            self.include_router(router)
         if settings.api_docs:
             show_docs(self)
 
     def build_middleware_stack(self) -> ASGIApp:
-        return Envelope(self._dispatch, self._metrics, self._origins)
+        return Envelope(self._dispatch, self._metrics, self._origins, self.exception_handlers, self.user_middleware)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request by our own layer at once; FastAPI looks for telemetry first, each time."""
         scope["app"] = self
-        serve = self.middleware_stack if scope["type"] == "http" else None
+        serve = self.middleware_stack if scope["type"] == "http" and not self.root_path else None
         await (serve or super().__call__)(scope, receive, send)
 
+    def add_middleware(self, middleware_class: Any, *args: Any, **options: Any) -> None:
+        if middleware_class is CORSMiddleware:
+            raise TypeError("CORSMiddleware: preflights are answered before it; set CORS_ORIGINS")
+        super().add_middleware(middleware_class, *args, **options)
+
+    def add_api_websocket_route(self, path: str, *_: Any, **_options: Any) -> NoReturn:
+        raise TypeError(f"websocket at {path!r}: `serve` speaks no WebSocket")
+
+    websocket_route = add_api_websocket_route
+
+    def on_event(self, event_type: str) -> NoReturn:
+        raise TypeError(f"on_event({event_type!r}): the lifespan in backend/main.py is run instead")
+
     def openapi(self) -> dict[str, Any]:
-        """Return the API document without the 422 that FastAPI adds to every path with a parameter."""
-        document = super().openapi()
-        for operation in (each for path in document["paths"].values() for each in path.values()):
-            if "HTTPValidationError" in str(operation["responses"].get("422")):
-                del operation["responses"]["422"]
-        for unused in ("HTTPValidationError", "ValidationError"):
-            document["components"]["schemas"].pop(unused, None)
-        return document
+        self.openapi_schema = self.openapi_schema or with_our_422(super().openapi())
+        return self.openapi_schema
+
+    def include_router(self, router: APIRouter, **options: Any) -> None:
+        """Include a router, and put its routes of our classes before it: FastAPI looks through it twice for each
+        request, which costs more than all of ours."""
+        before = len(self.routes)
+        super().include_router(router, **options)
+        included = [*iter_route_contexts(self.routes[before:])]
+        for each in included:
+            if isinstance(each.original_route, WebSocketRoute):
+                self.add_api_websocket_route(str(each.path))
+        if router.on_startup or router.on_shutdown:
+            self.on_event("startup")
+        self.routes[before:before] = [copied(each) for each in included if isinstance(each.original_route, Route)]
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand a request to the route that it matches; FastAPI's router notes each step for telemetry meanwhile."""
-        if scope["type"] != "http":
-            await self.router(scope, receive, send)
-            return
-        for route in self.routes:
-            match, found = route.matches(scope)
-            if match is Match.FULL:
-                scope.update(found)
-                await route.handle(scope, receive, send)
-                return
-        raise self._unmatched(scope)
+        if scope["type"] == "http":
+            for route in self.routes:
+                match, found = route.matches(scope)
+                if match is Match.FULL:
+                    if not isinstance(route, Route):
+                        break
+                    scope.update(found)
+                    await route.serve(scope, receive, send)
+                    return
+        await self._rest(scope, receive, send)
 
-    def _unmatched(self, scope: Scope) -> Problem:
+    async def _unmatched(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.router.not_found(scope, receive, send)
+            return
         routes = [route for route in self.routes if isinstance(route, Route) and route.found(scope)]
         if routes:
-            return MethodNotAllowed(sorted({method for route in routes for method in route.served_methods}))
-        return NotFound("path")
+            raise MethodNotAllowed(sorted({method for route in routes for method in route.served_methods}))
+        raise NotFound("path")
 
 
 def create_app(settings: Settings) -> FastAPI:

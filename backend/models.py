@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated
 
-from pydantic import AfterValidator, StrictBool, StringConstraints
+from pydantic import AfterValidator, BaseModel, StrictBool, StringConstraints
 from pydantic import Field as Documented
 from pydantic_core import PydanticCustomError
 from sqlalchemy import BigInteger, DateTime, Identity, Index, LargeBinary, String, Text, false, func, text
@@ -71,7 +71,7 @@ class Task(SQLModel, table=True):
     creation_hash: bytes | None = Field(sa_type=LargeBinary)
 
 
-class TaskCreate(SQLModel):
+class TaskCreate(BaseModel):
     """What a client may set on a new task. Everything else it sends is ignored."""
 
     title: Title
@@ -79,16 +79,16 @@ class TaskCreate(SQLModel):
     completed: StrictBool = False
 
 
-class TaskUpdate(SQLModel):
+class TaskUpdate(BaseModel):
     """Only the fields that are sent are changed; the rest stays."""
 
     # A default factory keeps "null" out of the API document: absent is allowed here, null is not.
-    title: Title = Field(default_factory=str)
-    description: Description | None = Field(default_factory=str)
-    completed: StrictBool = Field(default_factory=bool)
+    title: Title = Documented(default_factory=str)
+    description: Description | None = Documented(default_factory=str)
+    completed: StrictBool = Documented(default_factory=bool)
 
 
-class TaskRead(SQLModel):
+class TaskRead(BaseModel):
     """A task as every answer shows it."""
 
     id: int

@@ -15,6 +15,8 @@ from backend.db import Database
 from backend.errors import KeyReused, TaskNotFound
 from backend.models import TaskCreate, TaskUpdate
 
+Row = Record
+
 # What an update does with the fields that were not sent: nothing.
 UNSENT: dict[str, Any] = dict.fromkeys(key for name in TaskUpdate.model_fields for key in (name, f"set_{name}"))
 # The fields that have come since a creation's hash was made first, with their defaults.

@@ -33,7 +33,7 @@ async def health() -> Any:
     return {"status": "healthy", "timestamp": datetime.now(UTC)}
 
 
-@router.get("/livez", operation_id="livenessCheck", response_model=Probe)
+@router.get("/livez", operation_id="livenessCheck", response_model=Probe, response_model_exclude_none=True)
 async def livez() -> Any:
     """Whether the process answers; for whatever restarts it."""
     return {"status": "ok"}

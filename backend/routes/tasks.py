@@ -1,19 +1,19 @@
 """The six endpoints."""
 
-from typing import Any
-
 from fastapi import APIRouter
 
 from backend.dependencies import IdempotencyKey, OwnedTasks, TaskId
 from backend.models import TaskCreate, TaskRead, TaskUpdate
+from backend.tasks import Pages, Row
 from backend.web.openapi import problems
 from backend.web.routing import OwnedRoute
 
-router = APIRouter(prefix="/api/{user_id}/tasks", tags=["tasks"], route_class=OwnedRoute)
+# A body may come without its media type: that makes a foreign page's request simple, but such a page has no token.
+router = APIRouter(prefix="/api/{user_id}/tasks", tags=["tasks"], route_class=OwnedRoute, strict_content_type=False)
 
 
 @router.get("", operation_id="listTasks", response_model=list[TaskRead], responses=problems(401, 403, 503))
-async def list_tasks(tasks: OwnedTasks) -> Any:
+async def list_tasks(tasks: OwnedTasks) -> Pages:
     """All of the user's tasks, newest first."""
     return tasks.all()
 
@@ -25,13 +25,13 @@ async def list_tasks(tasks: OwnedTasks) -> Any:
     response_model=TaskRead,
     responses=problems(400, 401, 403, 413, 415, 422, 503),
 )
-async def create_task(tasks: OwnedTasks, task: TaskCreate, key: IdempotencyKey = None) -> Any:
+async def create_task(tasks: OwnedTasks, task: TaskCreate, key: IdempotencyKey) -> Row:
     """Create a task; with an Idempotency-Key, however often it is sent, only once."""
     return await tasks.add(task, key)
 
 
 @router.get("/{id}", operation_id="getTask", response_model=TaskRead, responses=problems(401, 403, 404, 422, 503))
-async def get_task(tasks: OwnedTasks, task_id: TaskId) -> Any:
+async def get_task(tasks: OwnedTasks, task_id: TaskId) -> Row:
     """One task."""
     return await tasks.get(task_id)
 
@@ -42,7 +42,7 @@ async def get_task(tasks: OwnedTasks, task_id: TaskId) -> Any:
     response_model=TaskRead,
     responses=problems(400, 401, 403, 404, 413, 415, 422, 503),
 )
-async def update_task(tasks: OwnedTasks, task_id: TaskId, task: TaskUpdate) -> Any:
+async def update_task(tasks: OwnedTasks, task_id: TaskId, task: TaskUpdate) -> Row:
     """Change the fields that are sent; the rest stays."""
     return await tasks.change(task_id, task)
 
@@ -59,6 +59,6 @@ async def delete_task(tasks: OwnedTasks, task_id: TaskId) -> None:
     response_model=TaskRead,
     responses=problems(401, 403, 404, 422, 503),
 )
-async def toggle_task(tasks: OwnedTasks, task_id: TaskId) -> Any:
+async def toggle_task(tasks: OwnedTasks, task_id: TaskId) -> Row:
     """Mark an open task as done, or a done one as open. A body is ignored."""
     return await tasks.toggle(task_id)

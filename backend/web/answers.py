@@ -3,13 +3,17 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from typing import Any
+from datetime import date, datetime
+from types import NoneType
+from typing import Any, get_args
 
 import orjson
+from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from backend.tasks import Pages
+from backend.tasks import Pages, Row
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -27,6 +31,8 @@ PATIENCE = 0.05
 PRIVATE = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 CONTENT_TYPE = (b"content-type", b"application/json")
 
+_PLAIN = {bool, int, str, date, datetime, NoneType}
+
 
 def encoded(answer: object) -> bytes:
     """Return rows as JSON; they were checked when they came in, and tests hold the bytes against `TaskRead`."""
@@ -35,11 +41,60 @@ def encoded(answer: object) -> bytes:
     return orjson.dumps(rows, default=dict, option=orjson.OPT_UTC_Z)
 
 
+def private(response: Response) -> Response:
+    """Return the response with the headers that every answer has, unless it has its own."""
+    for name, value in PRIVATE:
+        response.headers.setdefault(name.decode(), value.decode())
+    return response
+
+
 async def send_json(send: Send, status: int, body: bytes, headers: Headers | None = None) -> None:
     """Send one whole answer; an empty `body` is none at all, as 204 wants it."""
     described = [CONTENT_TYPE, (b"content-length", b"%d" % len(body))] if body else []
     await send({"type": "http.response.start", "status": status, "headers": [*described, *PRIVATE, *(headers or ())]})
     await send({"type": "http.response.body", "body": body})
+
+
+def is_plain(model: type[BaseModel]) -> bool:
+    """Whether the model would leave a row as it is: no rule, name or type of its own that JSON does not have."""
+    fields, rules = model.model_fields.values(), model.__pydantic_decorators__
+    parts = [part for each in fields for part in get_args(each.annotation) or [each.annotation]]
+    return (
+        rules == type(rules)()
+        and not model.model_config
+        and not any(each.metadata or each.serialization_alias or each.exclude or each.exclude_if for each in fields)
+        and {part if isinstance(part, type) else type(part) for part in parts} <= _PLAIN
+    )
+
+
+async def readable(answer: Any) -> Any:
+    """Return an answer as pydantic can read it, of whose types rows are none."""
+    if isinstance(answer, Pages):
+        answer = await _all(answer)
+    if isinstance(answer, list):
+        return [dict(each.items()) if isinstance(each, Row) else each for each in answer]
+    return dict(answer.items()) if isinstance(answer, Row) else answer
+
+
+async def _all(pages: Pages) -> list[Row]:
+    rows = page = await pages.read(None, PAGE)
+    while len(page) == PAGE:
+        page = await pages.read(page[-1], PAGE)
+        rows = rows + page
+    return rows
+
+
+class ListResponse(Response):
+    """A list, for FastAPI to send: it goes piece by piece all the same."""
+
+    def __init__(self, pages: Pages, status: int) -> None:
+        super().__init__(status_code=status)
+        self._pages = pages
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send_list(scope, receive, send, self._pages, self.status_code)
+        if self.background:
+            await self.background()
 
 
 class Listing:
@@ -91,7 +146,7 @@ class Listing:
         self._ahead = min(AHEAD, 2 * self._ahead)
 
 
-async def send_list(scope: Scope, receive: Receive, send: Send, pages: Pages) -> None:
+async def send_list(scope: Scope, receive: Receive, send: Send, pages: Pages, status: int) -> None:
     """Send one array of all that is on the pages: in one piece if it fits, otherwise piece by piece as the client takes
     it, without a length.
 
@@ -102,10 +157,10 @@ async def send_list(scope: Scope, receive: Receive, send: Send, pages: Pages) ->
     if len(rows) < PAGE:
         body = encoded(rows)
         if len(body) <= PIECE:
-            await send_json(send, 200, body)
+            await send_json(send, status, body)
             return
         del body  # it must not wait for the client
-    await send({"type": "http.response.start", "status": 200, "headers": [CONTENT_TYPE, *PRIVATE]})
+    await send({"type": "http.response.start", "status": status, "headers": [CONTENT_TYPE, *PRIVATE]})
     if scope["method"] != "HEAD":
         await _send_pieces(receive, send, Listing(rows, pages))
     await send({"type": "http.response.body", "body": b"]"})

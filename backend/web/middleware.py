@@ -3,22 +3,36 @@
 import logging
 import re
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from inspect import iscoroutinefunction
 from ipaddress import ip_address
+from itertools import takewhile
 from random import getrandbits
+from typing import Any
 
 import orjson
+from fastapi import HTTPException as FastAPIException
+from fastapi.exception_handlers import http_exception_handler
+from fastapi.exceptions import RequestValidationError, ResponseValidationError
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import ClientDisconnect
+from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from backend.errors import Departed, InternalError, NotFound, Overloaded, Problem, Refusal
+from backend.errors import Departed, InternalError, Overloaded, Problem, Refusal
 from backend.telemetry import logs
 from backend.telemetry.metrics import Metrics
-from backend.web.answers import CONTENT_TYPE, PRIVATE, Headers, send_json
+from backend.web.answers import CONTENT_TYPE, PRIVATE, Headers, private
+from backend.web.routing import invalid
 
 logger = logging.getLogger(__name__)
+
+# What FastAPI's `exception_handlers` holds: a status or a class, and what to call.
+Handlers = dict[Any, Any]
 
 PREFLIGHT_SECONDS = 7_200
 EXPOSED = ("WWW-Authenticate", "Retry-After", "X-Request-Id")
@@ -41,9 +55,23 @@ class Envelope:
     One layer that looks through the request's headers once; preflights are Starlette's (decision 0011).
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, origins: Collection[str]) -> None:
-        self._app = app
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        origins: Collection[str],
+        handlers: Handlers,
+        middleware: Sequence[Middleware],
+    ) -> None:
+        self._handlers = handlers
         self._metrics = metrics
+        if middleware:  # sees errors as answers, as it would in FastAPI
+            known = {Problem, HTTPException, RequestValidationError, *handlers} - {500, Exception}
+            answered: Handlers = dict.fromkeys(known, self._response)
+            app = ExceptionMiddleware(app, answered)
+        for kind, arguments, options in reversed(middleware):
+            app = kind(app, *arguments, **options)
+        self._app = app
         self._write = logs.access_writer()
         self._readable = {origin.encode(): _readable_by(origin) for origin in origins}
         self._preflight = CORSMiddleware(
@@ -83,10 +111,10 @@ class Envelope:
         try:
             await app(scope, receive, answer)
         except Exception as error:  # noqa: BLE001 - the outermost frame of ours
-            problem = self._problem(scope, error)
             # Once an answer has begun it stays without its end, and the server breaks the connection.
-            if problem and not status:
-                await _send_problem(answer, problem)
+            response = await self._response(Request(scope, receive), error)
+            if response and not status:
+                await response(scope, receive, answer)
         finally:
             self._metrics.in_flight -= 1
             if status and not ended:
@@ -122,22 +150,44 @@ class Envelope:
             return self._preflight, request_id, headers
         return self._app, request_id, [*headers, *self._readable.get(origin or b"", [VARY])]
 
-    def _problem(self, scope: Scope, error: Exception) -> Problem | None:
+    async def _response(self, request: Request, error: Exception) -> Response | None:
         """Return what the client is told, and tell the log why; None where there is nobody to be told."""
         if isinstance(error, Refusal):
-            _log_refusal(scope, error)
+            _log_refusal(request.scope, error)
             self._metrics.refusal(error.reason)
-        if isinstance(error, Problem):
-            return error
-        if isinstance(error, HTTPException):
-            # The documentation page alone raises it: Starlette's static files and plain routes.
-            return NotFound(error.detail)
         if isinstance(error, ClientDisconnect | Departed):
-            logger.info("client gone %s", where(scope), extra={"event": "client-gone"})
+            logger.info("client gone %s", where(request.scope), extra={"event": "client-gone"})
             return None
-        # Whatever arrives here is a bug, and its words are for the log alone.
-        logger.error("failed %s", where(scope), exc_info=error, extra={"event": "failed"})
-        return InternalError()
+        handler, shown = _handler(self._handlers, error)
+        if not (handler or isinstance(error, Problem | RequestValidationError)):
+            _log_failure(request.scope, error)
+            handler = self._handlers.get(500) or self._handlers.get(Exception)
+        if isinstance(error, RequestValidationError):
+            error = invalid(error.errors())
+        if handler:
+            try:
+                is_async = iscoroutinefunction(handler)
+                answer = await handler(request, shown) if is_async else await run_in_threadpool(handler, request, shown)
+                return private(answer)
+            except Exception as failure:  # noqa: BLE001 - whatever a handler does, the client is answered
+                _log_failure(request.scope, failure)
+        problem = error if isinstance(error, Problem) and not handler else InternalError()
+        headers = {"content-type": "application/json", **problem.headers}
+        return private(Response(orjson.dumps(problem.content), problem.status, headers))
+
+
+def _handler(handlers: Handlers, error: Exception) -> tuple[Any, Exception]:
+    """Return who answers an error, if anybody does, and the error as they know it: ours are HTTPExceptions to them."""
+    known = [error]
+    if isinstance(error, Problem):
+        as_http = FastAPIException(error.status, error.detail, dict(error.headers))
+        known.append(RequestValidationError(error.errors) if error.errors else as_http)
+    for each in known:
+        kinds = takewhile(lambda kind: kind is not Exception, type(each).__mro__)
+        for kind in (getattr(each, "status_code", None), *kinds):
+            if kind in handlers:
+                return handlers[kind], each
+    return http_exception_handler if isinstance(error, HTTPException) else None, error
 
 
 def _readable_by(origin: str) -> Headers:
@@ -150,9 +200,12 @@ def _readable_by(origin: str) -> Headers:
     ]
 
 
-async def _send_problem(send: Send, problem: Problem) -> None:
-    headers = [(name.lower().encode(), value.encode()) for name, value in problem.headers.items()]
-    await send_json(send, problem.status, orjson.dumps(problem.content), headers)
+def _log_failure(scope: Scope, error: Exception) -> None:
+    """Log what is a bug: its words are for the log alone, and what was to be answered not even for that."""
+    if isinstance(error, ResponseValidationError):
+        broken = [(each["loc"], each["type"]) for each in error.errors()]
+        error = TypeError(f"The answer is not what response_model says: {broken}")
+    logger.error("failed %s", where(scope), exc_info=error, extra={"event": "failed"})
 
 
 def _log_refusal(scope: Scope, refusal: Refusal) -> None:

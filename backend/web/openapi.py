@@ -1,5 +1,6 @@
 """What does the API document say beyond the routes' signatures?"""
 
+import json
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -55,3 +56,21 @@ def _documented(kinds: list[type[errors.Problem]]) -> dict[str, Any]:
         "model": ProblemRead if kinds[0].errors is None else ValidationProblemRead,
         **({"headers": headers} if headers else {}),
     }
+
+
+def with_our_422(document: dict[str, Any]) -> dict[str, Any]:
+    """Return FastAPI's document with the body of our 422, and without one where nothing in a request could cause it."""
+    for operation in (each for path in document["paths"].values() for each in path.values()):
+        theirs = "HTTPValidationError" in str(operation["responses"].get("422"))
+        if theirs and "requestBody" not in operation and all(map(_is_any_text, operation["parameters"])):
+            del operation["responses"]["422"]
+    for unused in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(unused, None)
+    ours: dict[str, Any] = json.loads(json.dumps(document).replace("/HTTPValidationError", "/ValidationProblem"))
+    return ours
+
+
+def _is_any_text(parameter: dict[str, Any]) -> bool:
+    """Whether whatever a client sends is right: a part of the path, without a rule of its own."""
+    rules = parameter["schema"].keys() - {"title", "description", "examples"}
+    return (parameter["in"], rules, parameter["schema"].get("type")) == ("path", {"type"}, "string")

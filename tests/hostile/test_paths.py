@@ -577,11 +577,12 @@ async def test_a_websocket_is_turned_away(settings: Settings) -> None:
 def test_the_documentation_can_only_be_read(base_url: str, path: str) -> None:
     answer = httpx.post(base_url + path)
 
-    assert (answer.status_code, answer.json()) == (404, {"detail": "Not found."})
+    assert (answer.status_code, answer.json()) == (405, {"detail": "Method Not Allowed"})
+    assert set(answer.headers["allow"].split(", ")) == {"GET", "HEAD"}
     assert answer.headers["cache-control"] == "no-store"
 
 
 def test_a_file_that_the_documentation_does_not_have_is_not_found(base_url: str) -> None:
     answer = httpx.get(f"{base_url}/docs/assets/nothing.js")
 
-    assert (answer.status_code, answer.json()) == (404, {"detail": "Not found."})
+    assert (answer.status_code, answer.json()) == (404, {"detail": "Not Found"})
