@@ -54,20 +54,7 @@ class Tasks:
 
     def all(self) -> Pages:
         """Return every task, newest first, page by page."""
-        return Pages(self.page, self._turn)
-
-    async def page(self, after: Record | None, size: int) -> list[Record]:
-        """Return at most so many tasks, newest first: those that come after this one, be it still there or not."""
-        if after is None:
-            return await self._database.fetch(statements.LIST, self._departure, user_id=self._owner, page_size=size)
-        return await self._database.fetch(
-            statements.LIST_AFTER,
-            self._departure,
-            user_id=self._owner,
-            page_size=size,
-            created_at=after["created_at"],
-            id=after["id"],
-        )
+        return self._pages(statements.LIST, statements.LIST_AFTER)
 
     async def get(self, task_id: int) -> Record:
         return await self._one(statements.GET, id=task_id)
@@ -108,6 +95,14 @@ class Tasks:
         if not rows:
             raise TaskNotFound("no-such-task")
         return rows[0]
+
+    def _pages(self, first: statements.Statement, after: statements.Statement, **values: object) -> Pages:
+        async def read(last: Record | None, size: int) -> list[Record]:
+            statement, place = (after, {"created_at": last["created_at"], "id": last["id"]}) if last else (first, {})
+            every = {"user_id": self._owner, "page_size": size, **place, **values}
+            return await self._database.fetch(statement, self._departure, **every)
+
+        return Pages(read, self._turn)
 
     def _turn(self) -> asyncio.Lock:
         return self._database.turn(self._owner)

@@ -108,7 +108,7 @@ def an_optional_query_parameter(app: FastAPI) -> Check:
 
         @router.get("", response_model=list[TaskRead])
         async def some(tasks: OwnedTasks, completed: bool | None = None) -> Any:  # noqa: FBT001 - a query parameter
-            rows = await tasks.page(None, 100)
+            rows = await tasks.all().read(None, 100)
             return [row for row in rows if completed in {None, row["completed"]}]
 
     def check(user: User) -> None:
@@ -562,7 +562,7 @@ def security_scopes(app: FastAPI) -> Check:
 @done
 def a_dependency_on_the_owners_tasks(app: FastAPI) -> Check:
     async def counted(tasks: OwnedTasks) -> int:
-        return len(await tasks.page(None, 100))
+        return len(await tasks.all().read(None, 100))
 
     with owned(app) as router:
 
@@ -1136,7 +1136,7 @@ def plain_routes(app: FastAPI) -> Check:
 def a_plain_route_on_an_owners_tasks(app: FastAPI) -> Check:
     @app.get(EXTRA)
     async def count(tasks: OwnedTasks) -> int:
-        return len(await tasks.page(None, 100))
+        return len(await tasks.all().read(None, 100))
 
     return says(0)
 

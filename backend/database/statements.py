@@ -84,14 +84,18 @@ _newest_first = (
     select(*_columns).where(_of_owner).order_by(col(Task.created_at).desc(), col(Task.id).desc())
     .limit(bindparam("page_size", type_=BigInteger))
 )  # fmt: skip
-LIST = _compiled(_newest_first)
-# What comes after this task, whether or not it is still there.
-LIST_AFTER = _compiled(
-    _newest_first.where(
-        tuple_(col(Task.created_at), col(Task.id))
-        < tuple_(bindparam("created_at", type_=DateTime(timezone=True)), bindparam("id", type_=BigInteger))
-    )
+_after = tuple_(col(Task.created_at), col(Task.id)) < tuple_(
+    bindparam("created_at", type_=DateTime(timezone=True)), bindparam("id", type_=BigInteger)
 )
+
+
+def _pages(*conditions: ColumnElement[bool]) -> tuple[Statement, Statement]:
+    """Return what reads a list's first page, and what reads those after a task, whether or not that still exists."""
+    chosen = _newest_first.where(*conditions)
+    return _compiled(chosen), _compiled(chosen.where(_after))
+
+
+LIST, LIST_AFTER = _pages()
 GET = _compiled(select(*_columns).where(_this_task))
 # A key that is there already is a retry: its task is answered, unless another body was sent with it (no row then).
 _new = insert(Task).values(
