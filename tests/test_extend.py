@@ -1,4 +1,4 @@
-"""Are the changes of docs/extend.md as short as they should be, and do they work, all of them in one copy of this tree?"""
+"""Are the changes of docs/extend.md as short as they should be, and do they work, all of them in one tree?"""
 
 import re
 from collections import Counter
