@@ -1,34 +1,25 @@
 """Clients who come through a proxy: each from an address of its own, with TLS where the proxy speaks it."""
 
 import asyncio
-import json
 import ssl
 import threading
 import time
 from typing import Any
 
-from faults.load import Client, Line, Load, NoAnswer, Tally
+from faults.load import Client, Line, Load, Tally
 from people import ORIGIN, signed
 
 CLIENTS = 12
-# With more, a client deletes where it would have created: a longer list comes without a length.
-MOST_TASKS = 100
 # What a loop needs to close the last connections before it ends.
 CLOSING = 0.1
 
 
 class ProxiedLine(Line):
-    """A keep-alive connection to a proxy. What the proxy says by itself, which is not JSON, is no answer."""
+    """A keep-alive connection to a proxy."""
 
     def __init__(self, address: tuple[str, int], token: str, source: str, tls: ssl.SSLContext | None) -> None:
         super().__init__(address, token)
         self._source, self._tls = source, tls
-
-    async def call(self, method: str, path: str, body: object = None, key: str | None = None) -> tuple[int, Any]:
-        try:
-            return await super().call(method, path, body, key)
-        except json.JSONDecodeError as error:
-            raise NoAnswer("the proxy's own") from error
 
     async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         self._streams = await asyncio.open_connection(
@@ -58,7 +49,7 @@ class ProxiedClient(Client):
 
     async def _call(self, method: str, path: str, body: object = None, key: str | None = None) -> tuple[int, Any]:
         status, answer = await super()._call(method, path, body, key)
-        if status in {401, 403, 429, 502, 504}:
+        if status in {401, 403, 429}:
             self._tally.failed += 1
             self._tally.failures[f"{method} {status}"] += 1
         return status, answer
@@ -70,12 +61,6 @@ class ProxiedClient(Client):
     async def verify(self, address: tuple[str, int] | None = None) -> None:
         await super().verify(address)
         await asyncio.sleep(CLOSING)
-
-    async def _create(self) -> None:
-        await (super()._create() if len(self.tasks) < MOST_TASKS else self._delete())
-
-    async def _create_with_key(self) -> None:
-        await (super()._create_with_key() if len(self.tasks) < MOST_TASKS else self._delete())
 
     async def _delete(self) -> None:
         if task := self._any():
