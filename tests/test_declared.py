@@ -50,6 +50,7 @@ from backend.main import create_app
 from backend.models import TaskCreate, TaskRead, TaskUpdate
 from backend.settings import Settings
 from backend.tasks import Pages, Row, Tasks
+from backend.web import routing
 from backend.web.answers import is_plain
 from backend.web.routing import OwnedRoute
 
@@ -211,11 +212,13 @@ def a_header_beside_the_idempotency_key(app: FastAPI) -> Check:
 def a_cookie(app: FastAPI) -> Check:
     with owned(app) as router:
 
-        @router.get("")
-        async def seen(session: Annotated[str | None, Cookie()] = None) -> Any:
-            return session
+        @router.get("", response_model=list[TaskRead])
+        async def every(tasks: OwnedTasks, session: Annotated[str | None, Cookie()] = None) -> Pages:
+            if session:
+                raise HTTPException(418, session)
+            return tasks.all()
 
-    return says("abc", headers={"cookie": "session=abc"})
+    return both(says([]), says({"detail": "abc"}, headers={"cookie": "session=abc"}))
 
 
 @done
@@ -288,6 +291,17 @@ def the_request_alone(app: FastAPI) -> Check:
             assert await request.body() == b"anything"
 
     return says(204, "DELETE", headers={"x-so": "1"}, content=b"anything")
+
+
+@done
+def an_id_without_tasks(app: FastAPI) -> Check:
+    with owned(app) as router:
+
+        @router.delete("/{id}", status_code=204)
+        async def nothing(number: TaskId) -> None:
+            assert number == 7
+
+    return both(says(204, "DELETE", "/7"), says(422, "DELETE", "/07"))
 
 
 # Bodies
@@ -409,7 +423,7 @@ def a_dependency_of_a_route(app: FastAPI) -> Check:
     with owned(app) as router:
 
         @router.post("", dependencies=[Depends(limiter)], response_model=TaskRead)
-        async def create(tasks: OwnedTasks, task: TaskCreate) -> Any:
+        async def create(tasks: OwnedTasks, task: TaskCreate) -> Row:
             return await tasks.add(task, None)
 
     def check(user: User) -> None:
@@ -538,11 +552,11 @@ def a_security_dependency(app: FastAPI) -> Check:
 
     with owned(app) as router:
 
-        @router.get("")
-        async def seen(key: Annotated[str, Depends(keyed)]) -> Any:
-            return key
+        @router.get("", response_model=list[TaskRead])
+        async def every(tasks: OwnedTasks, _key: Annotated[str, Depends(keyed)]) -> Pages:
+            return tasks.all()
 
-    return both(says({"detail": "Wrong key."}), says("right", headers={"x-key": "right"}))
+    return both(says({"detail": "Wrong key."}), says([], headers={"x-key": "right"}))
 
 
 @done
@@ -1259,22 +1273,27 @@ def test_what_is_declared_is_done_and_after_the_owner_is_known(settings: Setting
 
 
 @pytest.mark.spec("FR-024")
-def test_no_dependency_runs_for_a_stranger_and_no_byte_of_a_body_is_read(settings: Settings) -> None:
+def test_no_dependency_runs_for_a_stranger_and_no_body_is_looked_at(settings: Settings) -> None:
     app, ran = create_app(settings), list[str]()
 
     with owned(app, dependencies=[Depends(lambda: ran.append("inclusion"))]) as router:
 
         @router.post("", dependencies=[Depends(lambda: ran.append("route"))])
-        async def create(_first: Annotated[None, Depends(lambda: ran.append("first"))], tasks: OwnedTasks) -> Any:
-            return type(tasks) is Tasks
+        async def create(
+            _first: Annotated[None, Depends(lambda: ran.append("first"))], tasks: OwnedTasks, task: TaskCreate
+        ) -> Any:
+            return [type(tasks) is Tasks, task.title]
 
     with serving(None, app=app) as url:
         user, stranger = User(url), User(url)
         with user.http, stranger.http:
             path = f"/api/{user.id}/extra"
-            statuses = [httpx.post(url + path).status_code, stranger.http.post(path).status_code]
-            assert (statuses, ran) == ([401, 403], [])
-            assert user.http.post(path).json() is True
+            malformed, large = b"{", b" " * 100_000
+            assert [httpx.post(url + path, content=body).status_code for body in (malformed, large)] == [401, 401]
+            assert [stranger.http.post(path, content=body).status_code for body in (malformed, large)] == [403, 403]
+            assert [user.http.post(path, content=body).status_code for body in (malformed, large)] == [400, 413]
+            assert ran == []
+            assert user.http.post(path, json={"title": "a"}).json() == [True, "a"]
             assert ran == ["inclusion", "route", "first"]
 
 
@@ -1409,6 +1428,27 @@ class Longer(TaskRead):
 @pytest.mark.parametrize("model", [TaskRead, Longer, Computed, Checked, Renamed, Hidden, Priced, Configured])
 def test_rows_are_answered_as_they_are_only_where_the_model_would_leave_them_so(model: type[BaseModel]) -> None:
     assert is_plain(model) == (model in {TaskRead, Longer})
+
+
+@pytest.mark.spec("FR-024")
+def test_a_field_that_is_computed_in_the_shape_of_all_answers_is_answered(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routing, "TaskRead", Computed)
+    monkeypatch.setattr(routing, "_PLAIN_ANSWERS", ([Row, Computed],))
+    app = create_app(settings)
+
+    with owned(app) as router:
+
+        @router.get("/{id}", response_model=Computed)
+        async def seen(tasks: OwnedTasks, task_id: TaskId) -> Row:
+            return await tasks.get(task_id)
+
+    with serving(None, app=app) as url:
+        user = User(url)
+        with user.http:
+            task = user.add()
+            assert extra(user, suffix=f"/{task['id']}").json() == {**task, "short": "Buy"}
 
 
 @pytest.mark.spec("FR-024", "FR-015")
