@@ -353,6 +353,7 @@ def test_programs_in_a_closed_folder_are_copied_for_root(home: Path, folder: Pat
 OURS = ("owner.lock", "server.log", "data/PG_VERSION", "data/postmaster.pid", "sockets/.s.PGSQL.5432.lock")
 
 
+@pytest.mark.timeout(60)  # who opens a pipe that nobody writes waits for ever
 @pytest.mark.parametrize("name", OURS)
 @pytest.mark.parametrize("link", [os.symlink, os.link, None], ids=["symbolic link", "hard link", "pipe"])
 def test_nothing_that_a_link_leads_to_is_changed_or_shown(

@@ -115,6 +115,7 @@ def test_what_is_too_large_takes_neither_memory_nor_time(
 
     print(f"{sent:,} bytes taken, the memory has risen by {memory(app) - before:.1f} MiB")
     assert memory(app) - before < 12
+    assert sent < megabytes * 1_000_000  # reading stops; what was sent all the same is in the system's buffers
     if b"No" in beginning:
         assert problem(answer)[0] == 401
     else:
@@ -127,9 +128,14 @@ def test_100_000_requests_at_once_wait_outside(app: Application) -> None:
     httpx.get(f"{app.base_url}/health")
     before = memory(app)
 
-    with socket.create_connection(app.address, timeout=2) as wire, suppress(TimeoutError):
-        for _ in range(100):
-            wire.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n" * 1_000)
+    with socket.socket() as wire:
+        wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)  # there is soon no room for the answers
+        wire.settimeout(2)
+        wire.connect(app.address)
+        with suppress(TimeoutError):
+            for _ in range(100):
+                wire.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n" * 1_000)
+        time.sleep(2)  # in which a server that reads them all has read most of them
 
     assert memory(app) - before < 12
     assert httpx.get(f"{app.base_url}/health").is_success
@@ -178,6 +184,41 @@ def test_who_does_not_go_on_is_let_go(hasty: str, kind: str) -> None:
     )  # fmt: skip
     with user.http:
         assert user.list() == []
+
+
+def is_closed(wire: socket.socket) -> bool:
+    """Return whether the other side takes no more; a byte that it does not expect any more tells."""
+    try:
+        wire.sendall(b"x")
+    except ConnectionError:
+        return True
+    return False
+
+
+@pytest.mark.spec("FR-022")
+def test_who_was_refused_and_does_not_go_is_let_go(hasty: str) -> None:
+    with connected(hasty) as wire:
+        wire.sendall(b"?\r\n\r\n")
+        refused = everything(wire)
+
+        until(lambda: is_closed(wire), "the connection stays open")
+
+    assert problem(refused)[0] == 400
+
+
+@pytest.mark.spec("FR-022")
+def test_a_body_is_not_late_while_the_application_does_not_read_it() -> None:
+    async def app(_scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(HASTY.body_most_seconds + 3)
+        while (await receive())["more_body"]:
+            pass
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    with serving(None, HASTY, app, lifespan="off") as url, connected(url) as wire:
+        wire.sendall(raw(None, "POST", "/", "Content-Length: 200000", body=200_000 * b"x"))
+
+        assert answered(wire).status_code == 200
 
 
 @pytest.mark.spec("FR-022")
