@@ -338,6 +338,7 @@ def test_who_is_waited_for_makes_room_and_who_is_served_stays() -> None:
 
     slow = raw(None, "GET", "/slow")
     with serving(None, Limits(connections=5), app, lifespan="off") as url, ExitStack() as stack:
+        stack.callback(going.set)  # else a failure would wait for the thread for ever
         idle = begin(url, raw(None, "GET", "/"), stack)
         body = begin(url, raw(None, "POST", "/body", "Content-Length: 9"), stack)
         unwanted = begin(url, raw(None, "POST", "/", "Content-Length: 9"), stack)
