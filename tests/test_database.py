@@ -34,7 +34,7 @@ from backend.database.url import connect_arguments, host, security
 from backend.db import Database
 from backend.development.embedded import embedded_postgres
 from backend.errors import Unavailable
-from backend.schema.migrate import downgrade, upgrade
+from backend.schema.migrate import BASE, move, upgrade
 from backend.settings import Settings
 from backend.telemetry.metrics import Metrics
 
@@ -454,7 +454,7 @@ def test_the_service_returns_by_itself_when_the_database_does(settings: Settings
         with embedded_postgres(directory) as url:
             upgrade(url)
 
-        with user_of(using(settings, url)) as alice:
+        with user_of(using(settings, url, request_deadline=3)) as alice:
             away = alice.http.get(alice.tasks)
             with embedded_postgres(directory):
                 task = alice.add()
@@ -477,7 +477,7 @@ def test_a_missing_schema_is_503_until_it_is_migrated_without_a_restart(
         # What lasts is asked for again after a pause, of less than a second.
         until(lambda: alice.http.get(alice.tasks).status_code == 200, "the schema is not found")
         task = alice.add()
-        downgrade(empty)
+        move(empty, BASE, drop_rows=True)
         between = alice.http.get(alice.tasks)
         upgrade(empty)
         until(lambda: alice.http.get(alice.tasks).status_code == 200, "the schema is not found again")

@@ -30,7 +30,7 @@ def broken_url(settings: Settings, database_url: str) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def cut_off_url(settings: Settings) -> Iterator[str]:
     """The API where nothing listens at the database's address."""
-    with serving(using(settings, "postgresql://app@127.0.0.1:1/todo")) as cut_off:
+    with serving(using(settings, "postgresql://app@127.0.0.1:1/todo", request_deadline=0.5)) as cut_off:
         yield cut_off
 
 
