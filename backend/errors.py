@@ -108,7 +108,7 @@ class BadKey(Problem):
 
 
 class Invalid(Problem):
-    """A field breaks a rule; `detail` says the first one, `errors` all of them."""
+    """A field breaks a rule; `detail` says the first one in a sentence, `errors` all of them."""
 
     status = 422
     documented = "A field breaks a rule"
@@ -117,7 +117,8 @@ class Invalid(Problem):
     def __init__(self, errors: Sequence[FieldError]) -> None:
         super().__init__("invalid")
         self.errors = errors
-        self.detail = errors[0]["msg"]
+        first = errors[0]["msg"]
+        self.detail = f"{first[0].upper()}{first[1:]}."
 
 
 class KeyReused(Problem):

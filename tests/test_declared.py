@@ -97,7 +97,7 @@ def both(*checks: Check) -> Check:
 
 
 def wrong(sentence: str, loc: list[str | int], kind: str) -> dict[str, Any]:
-    return {"detail": sentence, "errors": [{"loc": loc, "msg": sentence, "type": kind}]}
+    return {"detail": f"{sentence[0].upper()}{sentence[1:]}.", "errors": [{"loc": loc, "msg": sentence, "type": kind}]}
 
 
 # Parameters
@@ -1134,7 +1134,7 @@ def plain_routes(app: FastAPI) -> Check:
         refused = http.get("/items/a")
         assert (refused.status_code, refused.json()["detail"]) == (
             422,
-            "item should be a valid integer, unable to parse string as an integer",
+            "Item should be a valid integer, unable to parse string as an integer.",
         )
         created = http.post("/items", json={"title": "a"})
         assert (created.status_code, created.json()) == (201, "a")

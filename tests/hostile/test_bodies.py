@@ -168,7 +168,7 @@ def test_a_broken_rule_is_a_sentence_that_names_the_field(
 
     assert answer.status_code == 422
     content = problem(answer, marker)
-    assert content["detail"].startswith(f"{field} ")
+    assert content["detail"].startswith(f"{field.capitalize()} ")
     assert {tuple(error["loc"][:2]) for error in content["errors"]} == {("body", field)}
     assert alice.list() == before
 
@@ -181,7 +181,7 @@ def test_a_missing_title_is_named(base_url: str, alice: User, body: bytes) -> No
     answer = sent(base_url, alice, text)
 
     assert answer.status_code == 422
-    assert problem(answer, marker)["detail"] == "title is required"
+    assert problem(answer, marker)["detail"] == "Title is required."
     assert alice.list() == []
 
 
@@ -191,7 +191,7 @@ def test_every_broken_rule_is_listed_and_the_first_one_told(base_url: str, alice
 
     content = problem(answer, "no marker")
     assert [error["loc"] for error in content["errors"]] == [["body", field] for field in RULES]
-    assert content["detail"] == content["errors"][0]["msg"]
+    assert content["detail"].lower() == f"{content['errors'][0]['msg']}.".lower()
 
 
 @pytest.mark.spec("US1.10", "FR-015", "EC-3")
@@ -590,7 +590,7 @@ def test_a_title_of_white_space_is_empty(alice: User, blank: str) -> None:
     answers = [alice.http.post(alice.tasks, json={"title": blank * count}) for count in (1, 200)]
 
     assert [answer.status_code for answer in answers] == [422, 422]
-    assert {answer.json()["detail"] for answer in answers} == {"title should not be blank"}
+    assert {answer.json()["detail"] for answer in answers} == {"Title should not be blank."}
     assert alice.list() == []
 
 

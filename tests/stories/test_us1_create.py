@@ -134,7 +134,7 @@ def test_us1_5_a_broken_rule_names_its_field(
 
     assert response.status_code == 422
     assert response.json() == {
-        "detail": sentence,
+        "detail": f"{sentence.capitalize()}.",
         "errors": [{"loc": ["body", field], "msg": sentence, "type": kind}],
     }
     assert alice.list() == []
@@ -240,7 +240,7 @@ def test_us1_10_a_body_that_is_not_json_is_refused(alice: User, body: bytes) -> 
     sentence = "The request body is not valid JSON."
     assert response.status_code == 400
     assert response.json() == {
-        "detail": sentence,
+        "detail": f"{sentence}.",
         "errors": [{"loc": ["body"], "msg": sentence, "type": "json_invalid"}],
     }
     assert alice.list() == []
@@ -254,7 +254,7 @@ def test_us1_10_json_of_another_kind_is_refused(alice: User, body: object) -> No
     sentence = "The request body should be a JSON object"
     assert response.status_code == 422
     assert response.json() == {
-        "detail": sentence,
+        "detail": f"{sentence}.",
         "errors": [{"loc": ["body"], "msg": sentence, "type": "dict_type"}],
     }
     assert alice.list() == []

@@ -179,7 +179,7 @@ def test_us3_10_a_broken_rule_names_its_field(alice: User, field: str, value: ob
     response = alice.http.put(f"{alice.tasks}/{task['id']}", json=good | {field: value})
 
     assert response.status_code == 422
-    assert response.json()["detail"] == sentence
+    assert response.json()["detail"] == f"{sentence.capitalize()}."
     assert [error["loc"] for error in response.json()["errors"]] == [["body", field]]
     assert alice.list() == [task]
 

@@ -72,7 +72,7 @@ def test_us6_6_an_id_is_a_plain_positive_number(alice: User, task_id: str) -> No
     sentence = "id should be a whole number from 1 to 9223372036854775807"
     assert response.status_code == 422
     assert response.json() == {
-        "detail": sentence,
+        "detail": f"{sentence.capitalize()}.",
         "errors": [{"loc": ["path", "id"], "msg": sentence, "type": "task_id"}],
     }
 
