@@ -173,11 +173,6 @@ MISTAKES = {
         "header",
         "has the type better-auth.session-cache+jwt, which is no access token: call /api/auth/token",
     ),
-    "the word Bearer": Mistake(
-        lambda: f"Bearer {ED.token('ann')}",
-        "form",
-        "still has the word Bearer in front: pass what comes behind it",
-    ),
     "a whole link": Mistake(
         lambda: f"http://localhost:3000/api/auth/verify-email?token={ED.token('ann')}&callbackURL=/",
         "form",
@@ -605,6 +600,20 @@ def test_the_findings_for_machines_of_a_token_from_standard_input(production: En
     assert [list(finding) for finding in findings] == [["subject", "verdict", "text"]] * len(findings)
     assert findings[-1]["text"] == "is accepted for the user ann: call /api/ann/tasks"
     assert [secret for secret in secrets_of(token) if secret in result.stdout] == []
+
+
+@pytest.mark.parametrize(
+    "copied",
+    ['{{"token":"{0}"}}', '"{0}"', "Bearer {0}", "Authorization: bearer {0}\r\n", "  {1}\n{2}\n", "'{0}',"],
+    ids=["JSON", "quotes", "Bearer", "a header", "two lines", "code"],
+)
+@pytest.mark.usefixtures("production")
+async def test_a_token_is_taken_out_of_what_it_was_copied_with(copied: str) -> None:
+    token = ED.token("ann")
+
+    findings = await found(copied.format(token, token[:80], token[80:]))
+
+    assert findings[-1].text == "is accepted for the user ann: call /api/ann/tasks"
 
 
 def test_no_token_is_no_mistake_and_a_warning_is_none_either(environment: Environment) -> None:

@@ -20,7 +20,7 @@ from rich.text import Text
 from backend.auth.jwks import FetchError, PublicKey, parse_key_set
 from backend.auth.key_set import KeySet
 from backend.auth.source import HttpSource, http_client, shown_address
-from backend.commands.token_advice import GOOD, STEPS, Case, shown, span
+from backend.commands.token_advice import GOOD, STEPS, Case, shown, span, unwrapped
 from backend.database.failures import BEHIND, NOT_CONNECTED, describe
 from backend.database.url import connect_arguments, direct, host, security
 from backend.errors import IssuerUnavailable, Unauthorized
@@ -83,7 +83,7 @@ async def examine(token: str | None) -> AsyncIterator[Finding]:
     async for finding in _key_set(settings, keys):
         yield finding
     if token is not None:
-        async for finding in _token(Case(settings, token.strip(), keys)):
+        async for finding in _token(Case(settings, unwrapped(token), keys)):
             yield finding
 
 

@@ -1,5 +1,6 @@
 """What is wrong with a token, in plain words, and what should be changed?"""
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ MAILED_LINK = (
     "is the link out of one of Better Auth's mails (verification, change of address), which opens nothing here: get an "
     "access token from /api/auth/token"
 )
+
+_JWT = re.compile(r"(?:^|[^\w.-]|Bearer)(eyJ[\w-]+\.[\w-]+\.[\w-]+)(?=[^\w.-]|$)", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -56,12 +59,16 @@ def shown(value: object) -> str:
     return (ascii(value)[1:-1] if isinstance(value, str) else ascii(value))[:100]
 
 
+def unwrapped(text: str) -> str:
+    """Return the token out of JSON, quotes, an Authorization header, or lines that a terminal has broken."""
+    found = [] if "://" in text else _JWT.findall("".join(text.split()))
+    return found[0] if len(found) == 1 else text.strip()
+
+
 def _form(case: Case) -> str:
     token, dots = case.token, case.token.count(".")
     if not token:
         return "is empty"
-    if token.lower().startswith("bearer"):
-        return "still has the word Bearer in front: pass what comes behind it"
     if "://" in token:
         return "is a whole address: pass the token alone"
     if dots == 0 or (dots == 1 and not {"%", "=", "/"}.isdisjoint(token)):
