@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from backend.server import wire
+from backend.server.clients import StartQueue
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 OLD = b"GET / HTTP/1.0\r\n\r\n"
@@ -307,3 +309,17 @@ def test_a_target_may_be_absolute_or_carry_a_fragment(base_url: str) -> None:
     for target in ("/health#x", "http://evil.test/health?x#y", "HTTP://evil.test:1/health"):
         assert exchange(base_url, raw(None, "GET", target)).status_code == 200
     assert exchange(base_url, raw(None, "GET", "http://evil.test")).status_code == 404
+
+
+async def test_sixteen_requests_at_most_are_started_in_one_iteration_and_in_their_order() -> None:
+    queue, started = StartQueue(), list[int]()
+    for number in range(40):
+        queue.add(partial(started.append, number))
+
+    counts = [len(started)]
+    for _ in range(3):
+        await asyncio.sleep(0)
+        counts.append(len(started))
+
+    assert counts == [16, 32, 40, 40]
+    assert started == list(range(40))
