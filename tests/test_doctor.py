@@ -434,6 +434,21 @@ async def test_a_clock_that_is_wrong_is_named(issuer: Issuer, seconds: int, verd
 
 
 @pytest.mark.usefixtures("environment")
+async def test_the_clock_is_read_from_an_answer_whose_body_does_not_come(issuer: Issuer) -> None:
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        body = key_set(ED)
+        request.send_response(200)
+        request.send_header("Content-Length", str(len(body)))
+        request.end_headers()
+        if len(issuer.requests) == 1:
+            request.wfile.write(body)
+
+    issuer.answer = answer
+
+    assert await said("clock") == ("good", "agrees with the frontend's")
+
+
+@pytest.mark.usefixtures("environment")
 @pytest.mark.parametrize("date", [None, "", "tomorrow", "Mon, 01 Jan 99999999999999999999 00:00:00 GMT"])
 async def test_a_frontend_without_a_clock_is_a_warning(issuer: Issuer, date: str | None) -> None:
     issuer.answer = dated(date)

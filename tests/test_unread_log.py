@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -266,6 +267,31 @@ def test_where_the_system_knows_no_way_a_thread_waits(pipe: Pipe, monkeypatch: p
     lines = kept(StandardError(pipe.input), 1_000)
 
     assert taken(lambda: os.read(pipe.output, SMALLEST), lines) == lines
+
+
+def test_after_a_dropped_line_all_are_until_the_queue_is_empty(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backend.telemetry.standard_error.QUEUE_BYTES", 10_000)
+    log = StandardError(pipe.input)
+    first = kept(log, 100)
+
+    log.write(b"y" * 10_000 + b"\n")
+    log.write(b"this one would fit\n")
+
+    expected = [*first, b"dropped 2 lines\n"]
+    assert taken(lambda: os.read(pipe.output, SMALLEST), expected) == expected
+
+
+def test_the_end_waits_once_for_a_reader(pipe: Pipe) -> None:
+    log = StandardError(pipe.input)
+    kept(log, 100)
+
+    times = [time.monotonic()]
+    for _ in range(2):
+        log.finish()
+        times.append(time.monotonic())
+    os.read(pipe.output, SMALLEST)
+
+    assert times[2] - times[1] < (times[1] - times[0]) / 2
 
 
 @pytest.mark.parametrize("before", [True, False])

@@ -4,6 +4,8 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import httpx
 import pytest
 from chromium import browser
 from commands import Tree, alive, descendants, one_sentence, scratch_tree
-from servers import free_port
+from servers import free_port, until
 
 from backend.development import frontend
 from backend.errors import OperatorError
@@ -133,6 +135,29 @@ def test_a_frontend_that_is_deaf_to_a_polite_stop_is_killed(stand_in: Path, monk
 
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port))
+
+
+LAUNCHER = """
+import pathlib, sys
+from backend.development import frontend
+frontend.DIRECTORY = pathlib.Path(sys.argv[1])
+with frontend.serving(int(sys.argv[2]), {}):
+    print("serving", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_frontend_ends_with_a_parent_that_is_killed(stand_in: Path, tmp_path: Path) -> None:
+    port = free_port()
+    stand_in.write_text(f"require('net').createServer().listen({port}, '127.0.0.1')")
+    command = [sys.executable, "-c", LAUNCHER, str(tmp_path), str(port)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as launcher:
+        assert launcher.stdout
+        assert launcher.stdout.readline() == b"serving\n"
+        family = descendants(launcher.pid)
+        launcher.kill()
+
+    until(lambda: not alive(family), "the frontend goes on")
 
 
 def test_a_frontend_is_installed_and_built_again_only_after_a_change(
