@@ -240,7 +240,7 @@ def test_us1_10_a_body_that_is_not_json_is_refused(alice: User, body: bytes) -> 
     sentence = "The request body is not valid JSON."
     assert response.status_code == 400
     assert response.json() == {
-        "detail": f"{sentence}.",
+        "detail": sentence,
         "errors": [{"loc": ["body"], "msg": sentence, "type": "json_invalid"}],
     }
     assert alice.list() == []
