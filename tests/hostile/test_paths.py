@@ -109,7 +109,7 @@ def test_an_id_is_a_plain_number_in_ascii_digits(base_url: str, alice: User, sta
         content = answer.json()
         assert isinstance(content["detail"], str)
         if status == 422:
-            assert content["detail"].startswith("id ")
+            assert content["detail"].startswith("Id ")
             assert [each["loc"] for each in content["errors"]] == [["path", "id"]]
             assert not {"input", "url"} & set(content["errors"][0])
         if len(text) > 6:
