@@ -322,6 +322,17 @@ def test_serving_loads_nothing_that_it_does_not_use(tree: Tree) -> None:
     assert loaded == [set(), {"httpx", "rich"}]
 
 
+def test_a_command_loads_no_library_of_the_database_before_it_needs_one(tree: Tree) -> None:
+    program = "import sys, backend.commands.cli; print(*sys.modules)"
+
+    result = subprocess.run(
+        [sys.executable, "-c", program], env=tree.environment({}), capture_output=True, text=True, check=True
+    )
+
+    assert "backend.commands.serve" in result.stdout.split()
+    assert not {"sqlmodel", "sqlalchemy", "asyncpg"} & set(result.stdout.split())
+
+
 def test_a_port_or_address_that_cannot_be_had_is_told_in_plain_words() -> None:
     with server.listener("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from backend.db import FIRST_POOL_SIZE
 from backend.server import run as server
 from backend.server.limits import Limits, most_connections
 from backend.settings import Settings, load_settings
@@ -57,5 +56,7 @@ def serve(
 
 def limits(settings: Settings) -> Limits:
     """Return what clients may take; raise OperatorError where the files do not suffice for MAX_CONNECTIONS."""
+    from backend.db import FIRST_POOL_SIZE
+
     room = most_connections(settings.max_connections, settings.database_pool_size or FIRST_POOL_SIZE)
     return Limits(connections=room, keep_alive=settings.keep_alive)

@@ -6,7 +6,7 @@ from random import getrandbits
 import orjson
 
 from backend.errors import Problem
-from backend.web.answers import CONTENT_TYPE, PRIVATE, Headers
+from backend.web.headers import CONTENT_TYPE, PRIVATE, Headers
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"

@@ -14,9 +14,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from backend.tasks import Pages, Row
-
-Headers = list[tuple[bytes, bytes]]
-
+from backend.web.headers import CONTENT_TYPE, PRIVATE, Headers
 
 # A list is read until it does not fill a page. The first one is as many tasks as usually make a piece: nobody knows yet
 # how long they are, and a task of the longest kind takes 5 kB. The others are as many as make AHEAD pieces.
@@ -26,10 +24,6 @@ AHEAD = 8
 PIECE, USUAL_PIECE = 65_536, 49_152
 # Seconds after which what was read ahead is let go, because the client does not take what comes before it.
 PATIENCE = 0.05
-
-# Personal data: no cache may keep it, and no browser may take it for anything but JSON.
-PRIVATE = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
-CONTENT_TYPE = (b"content-type", b"application/json")
 
 _PLAIN = {bool, int, str, date, datetime, NoneType}
 

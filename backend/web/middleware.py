@@ -26,7 +26,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from backend.errors import Departed, InternalError, Overloaded, Problem, Refusal
 from backend.telemetry import logs
 from backend.telemetry.metrics import Metrics
-from backend.web.answers import CONTENT_TYPE, PRIVATE, Headers, private
+from backend.web.answers import private
+from backend.web.headers import CONTENT_TYPE, PRIVATE, Headers
 from backend.web.routing import invalid
 
 logger = logging.getLogger(__name__)
