@@ -198,6 +198,22 @@ def pgbouncer(home: Path, target_port: int, command: str = "pgbouncer", **settin
         yield port
 
 
+# A whole configuration of nginx around SITE, that writes to no place of Debian's.
+NGINX = """\
+daemon off;
+master_process off;
+pid nginx.pid;
+error_log stderr;
+events { worker_connections 1024; }
+http {
+    access_log off;
+    client_body_temp_path waiting; proxy_temp_path waiting;
+    fastcgi_temp_path waiting; uwsgi_temp_path waiting; scgi_temp_path waiting;
+    SITE
+}
+"""
+
+
 @contextmanager
 def listening(port: int, log: Path, *command: str, user: str | None = None) -> Iterator[None]:
     """Run a server of others until the block ends; that begins when it listens on this port."""

@@ -4,10 +4,9 @@ import os
 import signal
 import socket
 import ssl
-import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -18,6 +17,7 @@ from faults.befall import GUARD
 from faults.load import Tally
 from people import User
 from servers import (
+    NGINX,
     ROOT,
     Application,
     Postgres,
@@ -26,8 +26,8 @@ from servers import (
     debian_postgres,
     folder,
     free_port,
+    listening,
     program,
-    until,
 )
 
 from backend.schema.migrate import upgrade
@@ -35,19 +35,6 @@ from backend.schema.migrate import upgrade
 LONG = os.environ.get("FAULTS") == "1"
 RESTARTS, KILLS = (100, 20) if LONG else (2, 2)
 RECIPES = ROOT / "deploy/proxies"
-NGINX = """\
-daemon off;
-master_process off;
-pid nginx.pid;
-error_log stderr;
-events { worker_connections 1024; }
-http {
-    access_log off;
-    client_body_temp_path waiting; proxy_temp_path waiting;
-    fastcgi_temp_path waiting; uwsgi_temp_path waiting; scgi_temp_path waiting;
-    include todo.conf;
-}
-"""
 
 
 class Instances:
@@ -125,7 +112,7 @@ class Proxy:
         for old, new in places.items():
             text = text.replace(old, new)
         (home / "todo.conf").write_text(text)
-        (home / "nginx.conf").write_text(NGINX)
+        (home / "nginx.conf").write_text(NGINX.replace("SITE", "include todo.conf;"))
         self._command = {
             "nginx": ["-p", str(home), "-e", "stderr", "-c", str(home / "nginx.conf")],
             "haproxy": ["-db", "-f", str(home / "todo.conf")],
@@ -133,32 +120,16 @@ class Proxy:
         }[name]
         self._command.insert(0, path(name) if name == "caddy" else program(name))
 
-    @contextmanager
-    def running(self) -> Iterator["Proxy"]:
-        environment = {**os.environ, "HOME": str(self._home)}
-        with (self._home / "proxy.log").open("ab") as log:
-            process = subprocess.Popen(self._command, cwd=self._home, env=environment, stdout=log, stderr=log)
-        try:
-            until(lambda: process.poll() is not None or listens(self.port), "the proxy does not start")
-            assert process.poll() is None, (self._home / "proxy.log").read_text()
-            yield self
-        finally:
-            process.terminate()
-            process.wait(GUARD)
-
-
-def listens(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), 1).close()
-    except OSError:
-        return False
-    return True
+    def running(self) -> AbstractContextManager[None]:
+        return listening(self.port, self._home / "proxy.log", "env", f"HOME={self._home}", *self._command)
 
 
 @pytest.fixture(params=["nginx", "haproxy", "caddy"])
 def proxy(request: pytest.FixtureRequest, server: Postgres, instances: Instances) -> Iterator[Proxy]:
-    with folder() as home, Proxy(request.param, home, server.authority, instances.ports).running() as proxy:
-        yield proxy
+    with folder() as home:
+        proxy = Proxy(request.param, home, server.authority, instances.ports)
+        with proxy.running():
+            yield proxy
 
 
 def report(what: str, tally: Tally, seconds: float) -> None:

@@ -9,23 +9,16 @@ from collections.abc import Iterator
 import pytest
 from faults.befall import settle
 from faults.load import Load
-from servers import Application, application, debian_postgres, folder, free_port, listening, program, until
+from servers import NGINX, Application, application, debian_postgres, folder, free_port, listening, program, until
 
 from backend.schema.migrate import upgrade
 
 CLIENTS = 50
 REQUESTS = 100_000 if os.environ.get("FAULTS") == "1" else 1_000
 CONFIGURATIONS = {
-    "nginx": """\
-daemon off;
-master_process off;
-pid nginx.pid;
-error_log stderr;
-events { worker_connections 1024; }
-http {
-    access_log off;
-    client_body_temp_path waiting; proxy_temp_path waiting;
-    fastcgi_temp_path waiting; uwsgi_temp_path waiting; scgi_temp_path waiting;
+    "nginx": NGINX.replace(
+        "SITE",
+        """\
     upstream backend { server BACKEND; keepalive 64; }
     server {
         listen 127.0.0.1:PORT;
@@ -36,8 +29,8 @@ http {
             proxy_next_upstream off;
         }
     }
-}
 """,
+    ),
     "haproxy": """\
 defaults
     mode http
