@@ -1205,6 +1205,27 @@ def a_mount(app: FastAPI) -> Check:
 
 
 @done
+def a_size_of_the_body(app: FastAPI) -> Check:
+    with owned(app, max_body_size=100_000) as router:
+
+        @router.post("", max_body_size=20)
+        async def usual(tasks: OwnedTasks, task: TaskCreate) -> None: ...
+
+        @router.post("/large")
+        async def large(tags: Annotated[list[int], Body()]) -> int:
+            return len(tags)
+
+    def check(user: User) -> None:
+        assert extra(user, "POST", content=b" " * 21, headers={"Authorization": "Bearer none"}).status_code == 401
+        assert extra(user, "POST", json={"title": 20 * "a"}).status_code == 413
+        assert extra(user, "POST", json={"title": "a"}).status_code == 200
+        assert extra(user, "POST", "/large", json=[1] * 40_000).json() == 40_000
+        assert extra(user, "POST", "/large", json=[1] * 60_000).status_code == 413
+
+    return check
+
+
+@done
 def a_lifespan_of_a_router(app: FastAPI) -> Check:
     @asynccontextmanager
     async def opened(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:

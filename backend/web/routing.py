@@ -103,9 +103,19 @@ class OwnedRoute(Route):
     Whatever it declares works as FastAPI says, after who. Arguments are bound by annotation; their names are free.
     """
 
-    def __init__(self, path: str, endpoint: Endpoint, *, dependencies: Any = None, **options: Any) -> None:
+    def __init__(
+        self,
+        path: str,
+        endpoint: Endpoint,
+        *,
+        dependencies: Any = None,
+        max_body_size: int | None = None,
+        **options: Any,
+    ) -> None:
         first = [Depends(owned_tasks)]
+        # Without `max_body_size`, for which FastAPI would look before it is known who asks.
         super().__init__(path, _readable(endpoint), dependencies=first + list(dependencies or ()), **options)
+        self.max_body_size = max_body_size
         self.declared = endpoint
         own = self.dependant
         body = self.body_field
@@ -191,7 +201,7 @@ class OwnedRoute(Route):
         body = bytearray()
         async for chunk in request.stream():
             body += chunk
-            if len(body) > BODY_LIMIT:
+            if len(body) > (BODY_LIMIT if self.max_body_size is None else self.max_body_size):
                 raise TooLarge("body")
         if self._takes_json and body and not named and self.strict_content_type is not False:
             raise UnsupportedMediaType("content-type")
@@ -205,8 +215,9 @@ def copied(included: RouteContext) -> Route:
 
     The document shows it where FastAPI keeps it.
     """
-    options = {name: getattr(included, name) for name in signature(APIRoute).parameters.keys() - {"path", "endpoint"}}
     route: Any = included.original_route
+    names = signature(APIRoute).parameters.keys() - {"path", "endpoint"}
+    options = {name: getattr(included, name, getattr(route, name, None)) for name in names}
     copy: Route = type(route)(included.path, route.declared, **options | {"include_in_schema": False})
     return copy
 
