@@ -56,13 +56,21 @@ class StatementLog:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._seen = 0
+        self._read = self._seen = 0
+        self._statements: list[str] = []
 
     def all(self) -> list[str]:
-        text = self._file.read_text().replace("\n\t", " ")
+        with self._file.open("rb") as file:
+            file.seek(self._read)
+            lines = file.read()
+        lines = lines[: lines.rfind(b"\n") + 1]
+        self._read += len(lines)
+        text = lines.decode().replace("\n\t", " ")
         sent = re.findall(rf"^{APPLICATION_NAME} \w+: LOG:  (?:execute [^:]+|statement): (.*)$", text, re.MULTILINE)
         # What a connection asks for itself comes whenever one is opened, in the middle of any test.
-        return [statement for statement in sent if statement not in {SYNC, EXAMINE.replace("\n", " ")}]
+        own = {SYNC, EXAMINE.replace("\n", " ")}
+        self._statements += [statement for statement in sent if statement not in own]
+        return self._statements
 
     def new(self) -> list[str]:
         """Return what has come since the last call."""
