@@ -4,7 +4,6 @@ Counted in bytecode instructions, which neither a slow nor a busy machine change
 Starlette route, which a newer Python changes alike. What compiled code does is not seen here, but by `make bench`.
 """
 
-import os
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -16,6 +15,7 @@ import orjson
 import pytest
 import uvloop
 from people import ORIGIN, SECRET, signed
+from servers import uncovered
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -120,9 +120,8 @@ async def counted(settings: Settings) -> dict[str, float]:
 @pytest.fixture(scope="module")
 def cost(database_url: str) -> dict[str, float]:
     """What each request costs; in a process of its own, as coverage looks at the instructions of this one, too."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
     command = [sys.executable, __file__, database_url]
-    output = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True).stdout
+    output = subprocess.run(command, env=uncovered(), stdout=subprocess.PIPE, check=True).stdout
     found: dict[str, float] = orjson.loads(output)
     return found
 

@@ -15,7 +15,7 @@ from faults.outcome import Phase, Request, Result, Scenario
 from faults.report import CROWDS
 from people import lasting
 from relay import Relay
-from servers import Application, Postgres, application
+from servers import Application, Postgres, application, uncovered
 
 # How long the load waits at its end for what it has asked; nothing may take longer.
 AFTERWARDS = 25.0
@@ -54,7 +54,7 @@ def beside(script: str, order: object) -> Iterator[list[Any]]:
     """Run a script of this folder as a process; what it has said is in the list after the block."""
     said: list[Any] = []
     command = [sys.executable, str(Path(__file__).with_name(script))]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(command, env=uncovered(), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin
         assert process.stdout
         process.stdin.write(json.dumps(order).encode())
