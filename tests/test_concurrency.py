@@ -17,7 +17,7 @@ from running import serving
 from backend.schema.migrate import upgrade
 from backend.settings import Settings
 
-TOGGLES = 2_000
+TOGGLES = 500
 CLIENTS = 64
 CONNECTIONS = """
     SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'todo-backend %'
@@ -51,7 +51,7 @@ def newest_first(tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.spec("EC-6", "US4.8", "FR-011", "SC-004")
-async def test_two_thousand_toggles_from_64_clients_are_two_thousand_flips(alice: User, base_url: str) -> None:
+async def test_every_toggle_of_64_clients_is_one_flip(alice: User, base_url: str) -> None:
     task = alice.add()
     path = f"{alice.tasks}/{task['id']}/complete"
     numbers = iter(range(TOGGLES))

@@ -426,7 +426,7 @@ def test_private_keys_and_secrets_in_the_set_open_nothing(settings: Settings) ->
 # A flood.
 
 # The full number takes the better part of a minute.
-FORGERIES = 100_000 if environ.get("FULL") else 20_000
+FORGERIES = 100_000 if environ.get("FULL") else 4_000
 
 
 class Reasons(logging.Handler):
