@@ -79,7 +79,7 @@ def server() -> Iterator[Postgres]:
         yield server
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def instances(server: Postgres) -> Iterator[Instances]:
     with Instances(server.url()).running() as instances:
         yield instances
