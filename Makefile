@@ -43,8 +43,13 @@ check: setup ## what a change most often breaks, within a minute: style, types, 
 test: setup better-auth ## everything that must hold: style, types, imports, tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@$(MAKE) --no-print-directory --jobs=2 types tests
+
+types:
+	$(BIN)/mypy
+
+tests:
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage combine --quiet
@@ -84,4 +89,4 @@ lock: setup ## resolve the dependencies again
 	$(BIN)/python -m uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
 		--no-emit-find-links --upgrade --quiet pyproject.toml --extra dev --output-file requirements-dev.txt
 
-.PHONY: help setup better-auth run demo check test newest faults soak recipes sbom bench format lock
+.PHONY: help setup better-auth run demo check test types tests newest faults soak recipes sbom bench format lock
