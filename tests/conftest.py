@@ -14,8 +14,17 @@ from backend.development.embedded import embedded_postgres
 from backend.schema.migrate import upgrade
 from backend.settings import Settings, load_settings
 
+# What takes longest begins first: begun last, it would keep one worker busy while the others have nothing left to do.
+LONGEST = ("test_browser.py", "test_contract.py")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Two more than there are processors: most tests wait most of the time, for a clock, a process or a browser."""
+    return (os.cpu_count() or 1) + 2
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONGEST)
     if os.environ.get("FAULTS") != "1":
         long = [item for item in items if item.get_closest_marker("long")]
         items[:] = [item for item in items if item not in long]
@@ -25,7 +34,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[tuple[str, StatementLog]]:
     """One server for the whole run; at the end, no statement of the application may have reached beyond its owner."""
-    settings = {"log_statement": "all", "log_line_prefix": "%a: ", "max_connections": "200", "fsync": "off"}
+    settings = {"log_statement": "all", "log_line_prefix": "%a: ", "log_parameter_max_length": "0"}
+    settings |= {"max_connections": "200", "fsync": "off"}
     # Not pytest's own directory: when root runs the tests, PostgreSQL's account could not go there.
     with TemporaryDirectory() as directory, embedded_postgres(Path(directory), settings=settings) as url:
         log = StatementLog(Path(directory, "server.log"))
