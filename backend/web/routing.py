@@ -210,6 +210,17 @@ class OwnedRoute(Route):
         return bytes(body)
 
 
+def template(scope: Scope) -> str:
+    """Return the path of the route that was matched as it is declared (`/api/{user_id}/tasks`); "" where none was.
+
+    For the outermost layer, once the answer begins: `scope["route"]` is there from when a route matches.
+    """
+    route = scope.get("route")
+    if "fastapi" in scope:  # it was found in a router that was included, perhaps with a prefix
+        route = scope["fastapi"].get("effective_route_context", route)
+    return getattr(route, "path_format", "")
+
+
 def copied(included: RouteContext) -> Route:
     """Return a route of an included router as one of the application, with all that the inclusion has added to it.
 
