@@ -1,1 +1,3 @@
 """The Todo API behind a Better Auth frontend."""
+
+__version__ = "1.0.0"

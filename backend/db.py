@@ -5,6 +5,7 @@ On a connection of the pool, in one round trip, before a deadline; once more if 
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from secrets import token_hex
@@ -70,6 +71,7 @@ class Database:
         )
         self.readiness = Readiness(self.pool, fixed_size=pool_size, workers=workers, deadline=deadline)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._send = self._timed if metrics.counting else Connection.fetch
         self._watching: asyncio.Task[None] | None = None
 
     async def fetch(self, statement: Statement, departure: Departure | None = None, **values: object) -> list[Record]:
@@ -93,7 +95,7 @@ class Database:
                 error.detail = None  # It quotes the row, which is the client's text and nothing for the log.
                 raise
             except OverflowError as error:
-                failures.log_unreadable_date(attempt.owner)
+                failures.log_unreadable_date()
                 raise InternalError("unreadable-date") from error
             return rows or (ALREADY_DONE if attempt.in_doubt and statement.again is Again.GONE_IS_DONE else rows)
 
@@ -104,7 +106,7 @@ class Database:
     def open(self) -> None:
         """Fill the pool in the background; the database need not be there yet."""
         self.readiness.look()
-        self._watching = asyncio.create_task(self._metrics.watch(self.pool))
+        self._watching = asyncio.create_task(self._metrics.watch(self))
 
     async def close(self) -> None:
         if self._watching:
@@ -119,9 +121,8 @@ class Database:
         attempt.sending = False
         connection = await self.pool.acquire(attempt.owner, attempt.deadline, attempt.departure)
         attempt.sending, attempt.sent, since = True, attempt.sent + 1, loop.time()
-        self._metrics.statement()
         try:
-            return await connection.fetch(attempt.statement, attempt.arguments, attempt.deadline - since)
+            return await self._send(connection, attempt.statement, attempt.arguments, attempt.deadline - since)
         except ABANDONED as error:
             if isinstance(error, TimeoutError | asyncio.CancelledError):
                 self._metrics.given_up()
@@ -130,6 +131,15 @@ class Database:
             raise
         finally:
             self.pool.release(connection, since)
+
+    async def _timed(
+        self, connection: Connection, statement: Statement, arguments: list[Any], seconds: float
+    ) -> list[Record]:
+        began = time.perf_counter()
+        try:
+            return await connection.fetch(statement, arguments, seconds)
+        finally:
+            self._metrics.statement(statement.label, time.perf_counter() - began)
 
     def _refusal(self, attempt: "_Attempt", error: BaseException) -> Unavailable:
         """Tell log, metrics and readiness of a request that cannot be served, and return what its client is told."""

@@ -73,9 +73,9 @@ async def owned_tasks(request: Request, user_id: UserId, _token: Annotated[Any, 
     state = request.scope["state"]  # `request.state` would wrap it anew in each request
     verifier: TokenVerifier = state["verifier"]
     verified = await verifier.verified(bearer_token(header_values(request, b"authorization")))
-    owner = verified.user_id
+    owner = request.scope["owner"] = verified.user_id  # for the log
     if owner != user_id:
-        raise Forbidden("foreign-path", owner)
+        raise Forbidden("foreign-path")
     return Tasks(state["database"], owner, verified.expires, _departure(request.scope))
 
 

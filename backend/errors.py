@@ -49,8 +49,6 @@ class Problem(Exception):
 class Refusal(Problem):
     """A request that is turned away for whose it is; worth a line in the log each time."""
 
-    user: str | None = None
-
 
 class Unauthorized(Refusal):
     status = 401
@@ -77,10 +75,6 @@ class Forbidden(Refusal):
     status = 403
     documented = "The token belongs to another user than the path"
     detail = "These tasks belong to another user."
-
-    def __init__(self, reason: str, user: str) -> None:
-        super().__init__(reason)
-        self.user = user
 
 
 class BadRequest(Problem):

@@ -25,6 +25,7 @@ from backend.telemetry.metrics import Metrics
 from backend.web.docs_page import show_docs
 from backend.web.middleware import Envelope
 from backend.web.openapi import with_our_422
+from backend.web.request_log import RequestLog
 from backend.web.routing import Route, copied
 
 DESCRIPTION = """\
@@ -39,6 +40,7 @@ class State(TypedDict):
 
     database: Database
     verifier: TokenVerifier
+    metrics: Metrics
 
 
 class TodoAPI(FastAPI):
@@ -68,14 +70,23 @@ class TodoAPI(FastAPI):
         self.router.default = self._unmatched
         self._rest = AsyncExitStackMiddleware(self.router)
         self._metrics = metrics
-        self._origins = [settings.better_auth_url, *settings.cors_origins]
+        self._settings = settings
         for router in (tasks.router, health.router):
             self.include_router(router)
         if settings.api_docs:
             show_docs(self)
 
     def build_middleware_stack(self) -> ASGIApp:
-        return Envelope(self._dispatch, self._metrics, self._origins, self.exception_handlers, self.user_middleware)
+        settings = self._settings
+        user_key = settings.secrets[0] if settings.log_users == "hashed" else None
+        return Envelope(
+            self._dispatch,
+            metrics=self._metrics,
+            log=RequestLog(probes=settings.log_probes, user_key=user_key),
+            origins=[settings.better_auth_url, *settings.cors_origins],
+            handlers=self.exception_handlers,
+            middleware=self.user_middleware,
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request by our own layer at once; FastAPI looks for telemetry first, each time."""
@@ -173,7 +184,7 @@ def _lifespan(settings: Settings, metrics: Metrics) -> Callable[[FastAPI], Abstr
         key_set = KeySet(fetch)
         database.open()
         with logs.watched(metrics.log_line_dropped):
-            yield {"database": database, "verifier": token_verifier(settings, key_set)}
+            yield {"database": database, "verifier": token_verifier(settings, key_set), "metrics": metrics}
         await key_set.close()
         await source.close()
         await database.close()
@@ -187,7 +198,7 @@ def __getattr__(name: str) -> FastAPI:
         raise AttributeError(name)
     try:
         settings = load_settings()
-        logs.configure(as_json=settings.log_format == "json")
+        logs.configure(as_json=settings.log_format == "json", level=settings.log_level)
         return create_app(settings)
     except SettingsError as error:
         raise SystemExit(str(error)) from None

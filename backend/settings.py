@@ -84,6 +84,10 @@ Origin = Annotated[str, AfterValidator(origin)]
 Network = Annotated[str, AfterValidator(_network)]
 Address = Annotated[str, AfterValidator(lambda url: str(_address(url)))]
 Listed = (NoDecode, BeforeValidator(_comma_separated))
+Level = Annotated[
+    Literal["debug", "info", "warning", "error"],
+    BeforeValidator(lambda level: level.lower() if isinstance(level, str) else level),
+]
 Loaded = TypeVar("Loaded", bound="DatabaseSettings")
 
 
@@ -138,7 +142,11 @@ class Settings(DatabaseSettings):
     workers: Annotated[int, Field(ge=1)] = 1
     database_prepared_statements: bool = True
     metrics_port: Annotated[int, Field(ge=1, le=65_535)] | None = None
+    metrics_host: str | None = None
     log_format: Literal["json", "text"] = "json"
+    log_level: Level = "info"
+    log_probes: bool = False
+    log_users: Literal["plain", "hashed"] = "plain"
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65_535)] = 8000
     stop_delay: Annotated[float, Field(ge=0, le=300)] = 0

@@ -1,6 +1,7 @@
 """Do the commands do what they say, from the first start to the last Ctrl-C?"""
 
 import os
+import platform
 import re
 import shutil
 import signal
@@ -21,6 +22,7 @@ from people import ORIGIN, SECRET, User, signed
 from servers import free_port
 from typer.testing import CliRunner
 
+from backend import __version__
 from backend.commands.cli import cli
 from backend.development.embedded import embedded_postgres
 from backend.errors import OperatorError
@@ -547,6 +549,12 @@ def test_help_says_what_a_command_does(command: list[str], words: list[str]) -> 
     said = re.sub(r"[\s│]+", " ", result.stdout)
     assert result.exit_code == 0
     assert [word for word in words if word not in said] == []
+
+
+def test_the_version_is_told() -> None:
+    result = CliRunner().invoke(cli, ["--version"])
+
+    assert (result.exit_code, result.stdout) == (0, f"todo-backend {__version__}, Python {platform.python_version()}\n")
 
 
 def test_the_console_script_is_the_same_program() -> None:

@@ -1,25 +1,35 @@
 """Are requests, retries and connections counted, for all processes together?"""
 
 import os
+import platform
 import re
 import signal
 import socket
+import subprocess
 import time
+from collections.abc import Iterator
 
 import httpx
 import pytest
 from issuer import Signer, answering, issuing, key_set
 from people import User, signed
 from relay import first, relayed
-from servers import Application, application, folder, free_port, until
+from servers import Application, application, folder, free_port, program, until
+from test_operations import PAGE
 
+from backend import __version__
 from backend.errors import OperatorError
 from backend.settings import Settings
 from backend.telemetry.metrics import GAUGES_EVERY, publish
 
+TASKS = 'route="/api/{user_id}/tasks"'
+
 
 def scrape(port: int) -> dict[str, float]:
-    text = httpx.get(f"http://127.0.0.1:{port}/metrics", verify=False).text
+    return samples(httpx.get(f"http://127.0.0.1:{port}/metrics", verify=False).text)
+
+
+def samples(text: str) -> dict[str, float]:
     return {name: float(value) for name, value in re.findall(r"^(todo_\S+) (\S+)$", text, re.MULTILINE)}
 
 
@@ -50,16 +60,19 @@ def test_two_workers_are_counted_together(database_url: str) -> None:
         left = scrape(port)
 
     assert len(served) == 80
-    assert counted['todo_requests_total{method="POST",status="201"}'] == 20
-    assert counted['todo_requests_total{method="GET",status="200"}'] == 20
-    assert counted['todo_request_seconds_count{method="GET"}'] == 60
+    assert counted[f'todo_requests_total{{method="POST",{TASKS},status="201"}}'] == 20
+    assert counted[f'todo_requests_total{{method="GET",{TASKS},status="200"}}'] == 20
+    assert counted[f'todo_request_seconds_count{{method="GET",{TASKS}}}'] == 60
     assert counted['todo_refusals_total{reason="foreign-path"}'] == 20
     assert counted['todo_refusals_total{reason="signature"}'] == 20
-    assert counted["todo_statements_total"] == 40
+    assert counted['todo_statement_seconds_count{statement="create"}'] == 20
+    assert counted['todo_statement_seconds_count{statement="list"}'] == 20
     assert (counted["todo_retries_total"], counted["todo_unavailable_total"]) == (0, 0)
     assert (busy[0] >= 2, busy[1]) == (True, 0)
     assert left["todo_pool_connections"] <= busy[0]  # the dead one's are gone, those of the new one are there
-    assert left["todo_statements_total"] == 40  # what it counted stays
+    assert left['todo_statement_seconds_count{statement="list"}'] == 20  # what it counted stays
+    assert left["todo_process_cpu_seconds_total"] >= counted["todo_process_cpu_seconds_total"] > 0
+    assert [each["todo_processes"] for each in (counted, left)] == [2, 2]
 
 
 def test_one_process_counts_too_and_leaves_no_files(database_url: str) -> None:
@@ -73,9 +86,63 @@ def test_one_process_counts_too_and_leaves_no_files(database_url: str) -> None:
         code = app.stop()
         after = list(home.glob("todo-metrics-*"))
 
-    assert counted['todo_requests_total{method="POST",status="201"}'] == 1
+    assert counted[f'todo_requests_total{{method="POST",{TASKS},status="201"}}'] == 1
     assert code == 0
     assert (len(before), after) == (1, [])
+
+
+@pytest.fixture(scope="module")
+def page(database_url: str) -> Iterator[str]:
+    """What Prometheus gets, on an address of its own, once everything has happened that is counted by its kind."""
+    port = str(free_port())
+    with application(database_url, METRICS_PORT=port, METRICS_HOST="127.0.0.2") as app:
+        user = User(app.base_url)
+        with user.http:
+            until(lambda: user.http.get("/readyz").is_success, "it is not ready")
+            user.list()
+            user.http.get("/api/somebody-else/tasks")
+            for path in ("/nowhere", f"/{user.id}"):
+                user.http.get(path)
+            for method in ("PURGE", "MKCOL"):
+                user.http.request(method, user.tasks)
+            time.sleep(3 * GAUGES_EVERY)
+            yield httpx.get(f"http://127.0.0.2:{port}/metrics").text
+
+
+@pytest.mark.spec("FR-032")
+def test_no_client_can_make_up_a_series_and_probes_are_apart(page: str) -> None:
+    counted = samples(page)
+
+    assert counted['todo_requests_total{method="GET",route="(none)",status="404"}'] == 2
+    assert counted['todo_requests_total{method="_OTHER",route="(none)",status="405"}'] == 2
+    assert counted['todo_probes_total{probe="/readyz",status="200"}'] == 1
+    assert [name for name in counted if name.startswith("todo_request") and "/readyz" in name] == []
+
+
+def test_the_processes_and_their_build_are_told(page: str) -> None:
+    counted, now = samples(page), time.time()
+
+    assert counted[f'todo_build_info{{python="{platform.python_version()}",version="{__version__}"}}'] == 1
+    assert (counted["todo_processes"], counted["todo_ready"], counted["todo_clients"]) == (1, 1, 1)
+    assert counted["todo_clients_maximum"] > 1
+    assert counted["todo_process_resident_memory_bytes"] > 10_000_000
+    assert counted["todo_process_open_fds"] > 3
+    assert now - 600 < counted["todo_process_start_time_seconds"] < now + 1
+
+
+def test_every_metric_is_listed(page: str) -> None:
+    told = re.findall(r"^# TYPE (todo_\S+) (\S+)", page, re.MULTILINE)
+    table = re.findall(r"^\| `(todo_\w+)` \| (\w+) \|", PAGE, re.MULTILINE)
+
+    assert sorted(told) == sorted(table)
+
+
+def test_the_names_follow_prometheus_rules(page: str) -> None:
+    result = subprocess.run(
+        [program("promtool"), "check", "metrics"], input=page, capture_output=True, text=True, check=False
+    )
+
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
 def test_what_goes_wrong_is_counted_and_when_the_key_set_came(database_url: str) -> None:

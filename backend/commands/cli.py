@@ -1,11 +1,13 @@
 """Which commands are there?"""
 
 import asyncio
+import platform
 import sys
 from typing import Annotated
 
 import typer
 
+from backend import __version__
 from backend.commands.local import demo, dev
 from backend.commands.migrate import migrate
 from backend.commands.serve import serve
@@ -15,8 +17,20 @@ from backend.errors import OperatorError
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
+def _show_version(wanted: bool) -> None:  # noqa: FBT001  typer passes it so
+    if wanted:
+        print(f"todo-backend {__version__}, Python {platform.python_version()}")
+        raise typer.Exit
+
+
 @cli.callback()
-def commands() -> None:
+def commands(
+    *,
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version, and nothing else."),
+    ] = False,
+) -> None:
     """The Todo backend: `dev` on a laptop; `migrate`, then `serve`, in production."""
 
 

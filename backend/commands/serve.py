@@ -1,16 +1,22 @@
 """How is it served in production?"""
 
+import logging
 import os
+import socket
 from contextlib import ExitStack
+from functools import partial
 from typing import Annotated
 
 import typer
 
+from backend import __version__
 from backend.server import run as server
 from backend.server.limits import Limits, most_connections
 from backend.settings import Settings, load_settings
 from backend.telemetry import logs
 from backend.telemetry.metrics import publish
+
+logger = logging.getLogger(__name__)
 
 
 def serve(
@@ -35,16 +41,16 @@ def serve(
     settings = load_settings(**given)
     proxies = list(settings.trusted_proxies)
     os.environ["WORKERS"] = str(workers)
-    logs.configure(as_json=settings.log_format == "json")
+    logs.configure(as_json=settings.log_format == "json", level=settings.log_level)
     with ExitStack() as stack:
         listener = stack.enter_context(
             server.listener(settings.host, settings.port) if fd is None else server.inherited(fd)
         )
         if settings.metrics_port:
-            stack.enter_context(publish(settings.host, settings.metrics_port))
+            stack.enter_context(publish(settings.metrics_host or settings.host, settings.metrics_port))
         server.run(
             listener,
-            lambda: None,
+            partial(_say_started, listener, workers, settings.database_pool_size),
             limits(settings),
             stop_delay=settings.stop_delay,
             drain_seconds=settings.drain_seconds,
@@ -52,6 +58,16 @@ def serve(
             proxy_headers=bool(proxies),
             forwarded_allow_ips=proxies,
         )
+
+
+def _say_started(listener: socket.socket, workers: int, pool: int | None) -> None:
+    name = listener.getsockname()
+    address = name if isinstance(name, str) else f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
+    facts = {"address": address, "version": __version__, "workers": workers, "pool": pool}
+    text = "started: address %s, version %s, %d workers, each with %s connections to the database"
+    logger.info(
+        text, address, __version__, workers, pool or "as many as are of use", extra={"event": "started", **facts}
+    )
 
 
 def limits(settings: Settings) -> Limits:

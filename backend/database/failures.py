@@ -91,11 +91,11 @@ def log_failure(error: BaseException) -> None:
     logger.error("The database cannot serve%s: %s", hint and f", {hint}", describe(error), extra={"event": event})
 
 
-def log_unreadable_date(owner: str) -> None:
+def log_unreadable_date() -> None:
     """Say what to look for where asyncpg cannot read a row: the server's calendar is longer than Python's."""
     bounds = "least(created_at, updated_at) < '0001-01-02' OR greatest(created_at, updated_at) > '9999-12-30'"
-    text = "A task of user %a has a date before the year 1 or after 9999; to find it: SELECT id FROM task WHERE %s"
-    logger.error(text, owner, bounds, extra={"event": "unreadable-date"})
+    text = "A task has a date before the year 1 or after 9999; to find it: SELECT id FROM task WHERE %s"
+    logger.error(text, bounds, extra={"event": "unreadable-date"})
 
 
 def describe(error: BaseException) -> str:

@@ -1,6 +1,7 @@
 """Can this process serve, and how many connections may it have?"""
 
 import asyncio
+import logging
 import math
 from contextvars import Context
 
@@ -9,6 +10,8 @@ from backend.database.connection import APPLICATION_NAME, Connection
 from backend.database.pool import Pool
 from backend.database.statements import COLUMNS
 from backend.errors import Overloaded
+
+logger = logging.getLogger(__name__)
 
 # Better Auth, migrations and other services need some of the server's connections, too.
 OUR_SHARE = 0.9
@@ -53,7 +56,7 @@ class Readiness:
             await self._examine(connection)
 
     def failed(self, error: BaseException) -> None:
-        self.obstacle = failures.obstacle(error)
+        self._found(failures.obstacle(error))
         self.look()
 
     def look(self) -> None:
@@ -72,7 +75,17 @@ class Readiness:
         ours = found["granted"] - 1 if self._fixed_size else found["granted"] * OUR_SHARE
         share = max(1, int(ours / max(found["instances"], self._workers) + 0.5))
         self._pool.limit(min(share, self._fixed_size or share))
-        self._looked_at, self.obstacle = connection.heard, found["obstacle"]
+        self._looked_at = connection.heard
+        self._found(found["obstacle"])
+
+    def _found(self, obstacle: str | None) -> None:
+        """Keep in mind what keeps us from serving, and say so where it has changed: probes leave no line in the log."""
+        nobodys = {"request_id": "-"}
+        if obstacle and obstacle != self.obstacle:
+            logger.warning("not ready: %s", obstacle, extra={"event": "not-ready", "reason": obstacle, **nobodys})
+        elif self.obstacle and not obstacle:
+            logger.info("ready", extra={"event": "ready", **nobodys})
+        self.obstacle = obstacle
 
     def _look_for_more(self) -> None:
         """See whether more connections are to be had than last time."""
@@ -97,5 +110,5 @@ class Readiness:
         except Overloaded:
             pass
         except failures.NOT_CONNECTED as error:
-            self.obstacle = failures.obstacle(self._pool.failure or error)
+            self._found(failures.obstacle(self._pool.failure or error))
         return not self.obstacle

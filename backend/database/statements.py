@@ -29,19 +29,21 @@ class Again(Enum):
 class Statement:
     """SQL with the names of its parameters in the order of $1, $2, …
 
-    `again` is for our own second try, `client_again` tells whether a client may try again without looking first.
+    `again` is for our own second try, `client_again` tells whether a client may try again without looking first,
+    `label` names it for people: in the metrics, and in the prepared statement's name.
     """
 
     sql: str
     parameters: tuple[str, ...]
     again: Again
     client_again: bool = True
+    label: str = "other"
 
     @cached_property
     def name(self) -> str:
         """The prepared statement's name. It is derived from the SQL: behind a pooler that shares server connections, a
         counter's name could run another process's statement."""
-        return f"todo_{hashlib.sha256(self.sql.encode()).hexdigest()[:16]}"
+        return f"todo_{self.label}_{hashlib.sha256(self.sql.encode()).hexdigest()[:16]}"
 
     @cached_property
     def reads(self) -> bool:
@@ -55,9 +57,11 @@ class Statement:
 ALL: list[Statement] = []
 
 
-def _compiled(query: ClauseElement, again: Again = Again.IDEMPOTENT, *, client_again: bool = True) -> Statement:
+def _compiled(
+    label: str, query: ClauseElement, again: Again = Again.IDEMPOTENT, *, client_again: bool = True
+) -> Statement:
     compiled: Any = query.compile(dialect=asyncpg.dialect(paramstyle="numeric_dollar"))  # type: ignore[no-untyped-call]
-    ALL.append(Statement(str(compiled), tuple(compiled.positiontup), again, client_again))
+    ALL.append(Statement(str(compiled), tuple(compiled.positiontup), again, client_again, label))
     return ALL[-1]
 
 
@@ -89,19 +93,20 @@ _after = tuple_(col(Task.created_at), col(Task.id)) < tuple_(
 )
 
 
-def _pages(*conditions: ColumnElement[bool]) -> tuple[Statement, Statement]:
+def _pages(label: str, *conditions: ColumnElement[bool]) -> tuple[Statement, Statement]:
     """Return what reads a list's first page, and what reads those after a task, whether or not that still exists."""
     chosen = _newest_first.where(*conditions)
-    return _compiled(chosen), _compiled(chosen.where(_after))
+    return _compiled(label, chosen), _compiled(f"{label}_after", chosen.where(_after))
 
 
-LIST, LIST_AFTER = _pages()
-GET = _compiled(select(*_columns).where(_this_task))
+LIST, LIST_AFTER = _pages("list")
+GET = _compiled("get", select(*_columns).where(_this_task))
 # A key that is there already is a retry: its task is answered, unless another body was sent with it (no row then).
 _new = insert(Task).values(
     {name: bindparam(name) for name in ("user_id", *TaskCreate.model_fields, "creation_key", "creation_hash")}
 )
 CREATE_ONCE = _compiled(
+    "create",
     _new.on_conflict_do_update(
         index_elements=["user_id", "creation_key"],
         set_={"creation_key": _new.excluded.creation_key},
@@ -111,14 +116,16 @@ CREATE_ONCE = _compiled(
 # The same, with a key of our own, which the client does not know.
 CREATE = replace(CREATE_ONCE, client_again=False)
 UPDATE = _compiled(
+    "update",
     update(Task)
     .where(_this_task)
     .values({name: _sent(name) for name in TaskUpdate.model_fields} | {"updated_at": _later})
-    .returning(*_columns)
+    .returning(*_columns),
 )
 TOGGLE = _compiled(
+    "toggle",
     update(Task).where(_this_task).values(completed=~col(Task.completed), updated_at=_later).returning(*_columns),
     Again.NOT_REPEATABLE,
     client_again=False,
 )
-DELETE = _compiled(delete(Task).where(_this_task).returning(*_columns), Again.GONE_IS_DONE)
+DELETE = _compiled("delete", delete(Task).where(_this_task).returning(*_columns), Again.GONE_IS_DONE)

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import logging
 import os
 import signal
 import socket
@@ -20,6 +21,8 @@ from backend.server.clients import Clients
 from backend.server.limits import Limits
 from backend.server.protocol import HttpConnection
 
+logger = logging.getLogger(__name__)
+
 APPLICATION = "backend.main:app"
 BACKLOG = 2_048
 
@@ -33,6 +36,7 @@ class Http:
 
     def announce_stop(self) -> None:
         """Make `/readyz` fail, and continue to serve."""
+        logger.info("not ready: stopping", extra={"event": "not-ready", "reason": "stopping"})
         if self._clients:
             self._clients.stopping_soon = True
 
@@ -41,6 +45,8 @@ class Http:
     ) -> HttpConnection:
         if self._clients is None:
             self._clients = Clients(self._limits, cast("set[HttpConnection]", server_state.connections))
+            if metrics := app_state.get("metrics"):
+                metrics.clients, metrics.most_clients = server_state.connections, self._limits.connections
         return HttpConnection(self._clients, config.loaded_app, app_state, server_state.tasks)
 
 

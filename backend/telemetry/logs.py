@@ -14,16 +14,20 @@ from functools import partial
 from typing import TextIO
 
 import orjson
+from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.orjson import OrjsonFormatter
 
 from backend.telemetry import standard_error
 
-access_log = logging.getLogger("backend.access")
+ACCESS = "backend.access"
+access_log = logging.getLogger(ACCESS)
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 
 READABLE = "%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s request_id=%(request_id)s"
 FIELDS = "%(levelname)s %(name)s %(event)s %(message)s %(request_id)s"
+# uvicorn's message for terminals: with escape codes, and not filled in.
+UNSHOWN = [*RESERVED_ATTRS, "color_message"]
 
 
 class UtcFormatter(logging.Formatter):
@@ -56,8 +60,8 @@ class LineHandler(logging.StreamHandler[TextIO]):
         return line
 
 
-def configure(*, as_json: bool) -> None:
-    """Once, give the server and the application one form of line on standard error.
+def configure(*, as_json: bool, level: str = "info") -> None:
+    """Once, give the server and the application one form of line on standard error, from this level on.
 
     uvicorn's own access line shows the query, where tokens are sometimes put; `backend.access` stands in for it.
     """
@@ -67,15 +71,16 @@ def configure(*, as_json: bool) -> None:
     handler = LineHandler(log.longest if log else sys.maxsize, as_json=as_json)
     if as_json:
         names = {"levelname": "level", "name": "logger"}
-        handler.setFormatter(OrjsonFormatter(FIELDS, rename_fields=names, timestamp="time"))
+        handler.setFormatter(OrjsonFormatter(FIELDS, rename_fields=names, timestamp="time", reserved_attrs=UNSHOWN))
     else:
         handler.setFormatter(UtcFormatter(READABLE, "%Y-%m-%dT%H:%M:%S"))
     handler.addFilter(WithRequestId())
     logging.getLogger("uvicorn.access").disabled = True
-    for name, level in (("", logging.WARNING), ("backend", logging.INFO), ("uvicorn", logging.INFO)):
+    least = logging.getLevelNamesMapping()[level.upper()]
+    for name, lowest in (("", logging.WARNING), ("backend", logging.DEBUG), ("uvicorn", logging.DEBUG)):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(level)
+        logger.setLevel(max(least, lowest))
     if log:
         log.told = partial(_told, handler)
 
@@ -93,37 +98,32 @@ def watched(on_drop: Callable[[], None]) -> Iterator[None]:
     log.finish()
 
 
-def access_writer() -> Callable[[dict[str, object], str, float], None]:
-    """Return what writes the line of an answer: the facts (`event`, `status`), what was asked, and the seconds it took.
+def access_writer() -> Callable[[str, dict[str, object]], None]:
+    """Return what writes the line of an answer, from what it says to people and to machines.
 
     JSON goes around `logging`, whose record, filter and formatter would be a tenth of a request (decision 0011).
     """
     handler = next(iter(logging.getLogger("backend").handlers), None)
-    if isinstance(handler, LineHandler) and handler.as_json and handler.stream:
-        return partial(_write_json, handler.stream.buffer.write)
+    as_json = isinstance(handler, LineHandler) and handler.as_json and handler.stream
+    if as_json and access_log.isEnabledFor(logging.INFO):
+        return partial(_write_json, as_json.buffer.write)
     return _log
 
 
-def _log(facts: dict[str, object], what: str, seconds: float) -> None:
-    access_log.info("%s", _message(facts, what, seconds), extra=facts)
+def _log(message: str, facts: dict[str, object]) -> None:
+    access_log.info("%s", message, extra=facts)
 
 
-def _write_json(write: Callable[[bytes], int], facts: dict[str, object], what: str, seconds: float) -> None:
+def _write_json(write: Callable[[bytes], int], message: str, facts: dict[str, object]) -> None:
     line = {
         "level": "INFO",
-        "logger": access_log.name,
-        "message": _message(facts, what, seconds),
+        "logger": ACCESS,
+        "message": message,
         "request_id": request_id.get(),
-        "milliseconds": round(seconds * 1000, 1),
         "time": datetime.now(UTC),
         **facts,
     }
     write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
-
-
-def _message(facts: dict[str, object], what: str, seconds: float) -> str:
-    broken = " broken off" if facts["event"] == "broken-off" else ""
-    return f"{what} {facts['status']}{broken} {seconds * 1000:.1f} ms"
 
 
 def _told(handler: logging.Handler, lines: int) -> bytes:

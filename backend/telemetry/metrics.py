@@ -6,10 +6,9 @@ Off unless METRICS_PORT is set. All workers write into files of one directory, w
 import asyncio
 import importlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
-from pathlib import Path
+from functools import cache, partial
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol, Self
 
@@ -17,13 +16,20 @@ from backend.errors import OperatorError
 
 DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 
+# Checks are asked for again and again, and would hide what clients ask for.
+PROBES = frozenset({"/health", "/livez", "/readyz"})
+# The route of what matches none, and the method of what HTTP does not know: no client may be able to make up series.
+NO_ROUTE, OTHER_METHOD = "(none)", "_OTHER"
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"})
+# In seconds, as OpenTelemetry advises for db.client.operation.duration; the library's own are those for HTTP.
+STATEMENT_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10)
 
 # How old a gauge may be, in seconds: the process that is asked is not the one that knows.
 GAUGES_EVERY = 0.5
 
 
 class Connections(Protocol):
-    """What a pool tells of itself; it is asked only while somebody counts."""
+    """What a pool tells of itself."""
 
     busy: int
     most: int
@@ -33,6 +39,20 @@ class Connections(Protocol):
 
     @property
     def waiting(self) -> int: ...
+
+
+class Readiness(Protocol):
+    obstacle: str | None
+
+
+class Watched(Protocol):
+    """What a database tells of itself; it is asked only while somebody counts."""
+
+    @property
+    def pool(self) -> Connections: ...
+
+    @property
+    def readiness(self) -> Readiness: ...
 
 
 class _Nothing:
@@ -52,17 +72,32 @@ class Metrics:
     """
 
     in_flight = 0
+    # Set by the server, where it is ours.
+    clients: Collection[object] = ()
+    most_clients = 0
 
     def __init__(self, *, counting: bool = False) -> None:
-        self._counting = counting
+        self.counting = counting
         library: Any = importlib.import_module("prometheus_client") if counting else _Nothing()
         of = library.CollectorRegistry()
         counter, histogram = partial(library.Counter, registry=of), partial(library.Histogram, registry=of)
         gauge = partial(library.Gauge, registry=of, multiprocess_mode="livesum")
-        self._requests = counter("todo_requests", "Requests answered.", ["method", "status"])
-        self._latency = histogram("todo_request_seconds", "From the request's head to the answer's.", ["method"])
+        requests = counter("todo_requests", "Requests answered.", ["route", "method", "status"])
+        text = "From the request's head to the answer's."
+        latency = histogram("todo_request_seconds", text, ["route", "method"])
+        probes = counter("todo_probes", "Checks answered.", ["probe", "status"])
+        text = "How long a statement took, from sending it to its last row."
+        statements = histogram("todo_statement_seconds", text, ["statement"], buckets=STATEMENT_BUCKETS)
+        # The library looks for a series anew each time.
+        self._answered = cache(
+            lambda route, method, status: (
+                requests.labels(route, method, status).inc,
+                latency.labels(route, method).observe,
+            )
+        )
+        self._probed = cache(lambda probe, status: probes.labels(probe, status).inc)
+        self._ran = cache(lambda statement: statements.labels(statement).observe)
         self._refusals = counter("todo_refusals", "Requests refused with 401 or 403.", ["reason"])
-        self.statement = counter("todo_statements", "Round trips to the database.").inc
         self.retry = counter("todo_retries", "Statements sent again after their connection broke.").inc
         self.unavailable = counter("todo_unavailable", "Requests that the database could not serve.").inc
         self.shed = counter("todo_shed", "Requests refused because too many waited.").inc
@@ -74,29 +109,39 @@ class Metrics:
         text = "Unix time at which each process last got the key set; 0 is never."
         key_set = gauge("todo_key_set_fetched_seconds", text, multiprocess_mode="liveall")
         self.key_set_fetched = key_set.set_to_current_time
-        self._gauges: dict[Any, Callable[[Connections], float]] = {
+        self._gauges: dict[Any, Callable[[Watched], float]] = {
+            gauge("todo_processes", "Processes that serve."): lambda _: 1,
+            gauge("todo_ready", "Processes that can serve."): lambda database: not database.readiness.obstacle,
+            gauge("todo_clients", "Open connections of clients."): lambda _: len(self.clients),
+            gauge("todo_clients_maximum", "How many clients there may be."): lambda _: self.most_clients,
             gauge("todo_requests_in_flight", "Requests under way."): lambda _: self.in_flight,
-            gauge("todo_pool_connections", "Open connections."): lambda pool: pool.open,
-            gauge("todo_pool_busy", "Connections that run a statement."): lambda pool: pool.busy,
-            gauge("todo_pool_maximum", "How many connections there may be."): lambda pool: pool.most,
-            gauge("todo_pool_waiting", "Requests that wait for a connection."): lambda pool: pool.waiting,
+            gauge("todo_pool_connections", "Open connections."): lambda database: database.pool.open,
+            gauge("todo_pool_busy", "Connections that run a statement."): lambda database: database.pool.busy,
+            gauge("todo_pool_maximum", "How many connections there may be."): lambda database: database.pool.most,
+            gauge("todo_pool_waiting", "Requests that wait for a connection."): lambda database: database.pool.waiting,
         }
 
-    def request(self, method: str, status: int, seconds: float) -> None:
-        """Count a request that was answered after so many seconds."""
-        if self._counting:
-            self._requests.labels(method, status).inc()
-            self._latency.labels(method).observe(seconds)
+    def request(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count a request that was answered after so many seconds; `route` is the path's template."""
+        if route in PROBES:
+            self._probed(route, status)()
+            return
+        count, observe = self._answered(route, method if method in METHODS else OTHER_METHOD, status)
+        count()
+        observe(seconds)
+
+    def statement(self, label: str, seconds: float) -> None:
+        self._ran(label)(seconds)
 
     def refusal(self, reason: str) -> None:
         """Count a token or a path that was refused."""
         self._refusals.labels(reason).inc()
 
-    async def watch(self, pool: Connections) -> None:
-        """Tell again and again how many requests are under way, and how the pool is."""
-        while self._counting:
+    async def watch(self, database: Watched) -> None:
+        """Tell again and again how many requests are under way, and how the database's pool is."""
+        while self.counting:
             for gauge, value in self._gauges.items():
-                gauge.set(value(pool))
+                gauge.set(value(database))
             await asyncio.sleep(GAUGES_EVERY)
 
 
@@ -113,36 +158,13 @@ def publish(host: str, port: int) -> Iterator[None]:
                 ) from None
         from prometheus_client import CollectorRegistry, start_http_server
 
+        from backend.telemetry.scrape import Processes
+
         registry = CollectorRegistry()
-        registry.register(_living())
+        registry.register(Processes(os.environ[DIRECTORY]))
         try:
             server, _ = start_http_server(port, host, registry)
         except OSError as error:
             raise OperatorError(f"Cannot publish metrics on {host}:{port}: {error.strerror}.") from None
         stack.callback(server.shutdown)
         yield
-
-
-def _living() -> Any:
-    from prometheus_client import Metric
-    from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
-
-    class Living(MultiProcessCollector):
-        """Leaves the gauges of processes that were killed out of the sum: they could not do so themselves."""
-
-        def collect(self) -> Iterator[Metric]:
-            for file in Path(os.environ[DIRECTORY]).glob("gauge_live*_*.db"):
-                pid = int(file.stem.rpartition("_")[2])
-                if not _lives(pid):
-                    mark_process_dead(pid)  # type: ignore[no-untyped-call]
-            yield from super().collect()  # type: ignore[no-untyped-call]
-
-    return Living(None)  # type: ignore[no-untyped-call]
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True

@@ -1,11 +1,9 @@
 """What happens around every request, whatever becomes of it?"""
 
-import logging
 import re
 import time
 from collections.abc import Collection, Sequence
 from inspect import iscoroutinefunction
-from ipaddress import ip_address
 from itertools import takewhile
 from random import getrandbits
 from typing import Any
@@ -13,7 +11,7 @@ from typing import Any
 import orjson
 from fastapi import HTTPException as FastAPIException
 from fastapi.exception_handlers import http_exception_handler
-from fastapi.exceptions import RequestValidationError, ResponseValidationError
+from fastapi.exceptions import RequestValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -25,12 +23,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backend.errors import Departed, InternalError, Overloaded, Problem, Refusal
 from backend.telemetry import logs
-from backend.telemetry.metrics import Metrics
+from backend.telemetry.metrics import NO_ROUTE, Metrics
 from backend.web.answers import private
 from backend.web.headers import CONTENT_TYPE, PRIVATE, Headers
-from backend.web.routing import invalid
-
-logger = logging.getLogger(__name__)
+from backend.web.request_log import RequestLog
+from backend.web.routing import invalid, template
 
 # What FastAPI's `exception_handlers` holds: a status or a class, and what to call.
 Handlers = dict[Any, Any]
@@ -45,9 +42,8 @@ CROWDED_HEADERS = [
     *PRIVATE,
     *((name.lower().encode(), value.encode()) for name, value in Overloaded.headers.items()),
 ]
-# A JWT begins with eyJ, which is {" in base64url; some frontends put it where it does not belong.
+# Whatever is harmless in a line of the log, and no JWT.
 _REQUEST_ID = re.compile(rb"(?!eyJ)[A-Za-z0-9._~-]{1,128}")
-_TOKEN = re.compile(r"eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9._-]*")
 
 
 class Envelope:
@@ -59,13 +55,16 @@ class Envelope:
     def __init__(
         self,
         app: ASGIApp,
+        *,
         metrics: Metrics,
+        log: RequestLog,
         origins: Collection[str],
         handlers: Handlers,
         middleware: Sequence[Middleware],
     ) -> None:
         self._handlers = handlers
         self._metrics = metrics
+        self._log = log
         if middleware:  # sees errors as answers, as it would in FastAPI
             known = {Problem, HTTPException, RequestValidationError, *handlers} - {500, Exception}
             answered: Handlers = dict.fromkeys(known, self._response)
@@ -73,7 +72,6 @@ class Envelope:
         for kind, arguments, options in reversed(middleware):
             app = kind(app, *arguments, **options)
         self._app = app
-        self._write = logs.access_writer()
         self._readable = {origin.encode(): _readable_by(origin) for origin in origins}
         self._preflight = CORSMiddleware(
             app,
@@ -103,10 +101,12 @@ class Envelope:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], *added]
-                self._metrics.request(scope["method"], status, time.perf_counter() - started)
+                if self._metrics.counting:
+                    route = template(scope) or NO_ROUTE
+                    self._metrics.request(route, scope["method"], status, time.perf_counter() - started)
             elif not message.get("more_body"):
                 ended = True
-                self._write({"event": "request", "status": status}, where(scope), time.perf_counter() - started)
+                self._log.answered("request", scope, status, time.perf_counter() - started)
             await send(message)
 
         try:
@@ -119,13 +119,13 @@ class Envelope:
         finally:
             self._metrics.in_flight -= 1
             if status and not ended:
-                self._write({"event": "broken-off", "status": status}, where(scope), time.perf_counter() - started)
+                self._log.answered("broken-off", scope, status, time.perf_counter() - started)
 
     async def _turn_away(self, scope: Scope, send: Send, added: Headers) -> None:
         """Answer at the least cost, without a line in the log: to turn somebody away later costs three times as much,
         which is missing for those who could be served."""
         self._metrics.shed()
-        self._metrics.request(scope["method"], Overloaded.status, 0)
+        self._metrics.request(NO_ROUTE, scope["method"], Overloaded.status, 0)
         await send({"type": "http.response.start", "status": Overloaded.status, "headers": [*CROWDED_HEADERS, *added]})
         await send({"type": "http.response.body", "body": CROWDED})
 
@@ -154,14 +154,14 @@ class Envelope:
     async def _response(self, request: Request, error: Exception) -> Response | None:
         """Return what the client is told, and tell the log why; None where there is nobody to be told."""
         if isinstance(error, Refusal):
-            _log_refusal(request.scope, error)
+            self._log.refused(request.scope, error)
             self._metrics.refusal(error.reason)
         if isinstance(error, ClientDisconnect | Departed):
-            logger.info("client gone %s", where(request.scope), extra={"event": "client-gone"})
+            self._log.client_gone(request.scope)
             return None
         handler, shown = _handler(self._handlers, error)
         if not (handler or isinstance(error, Problem | RequestValidationError)):
-            _log_failure(request.scope, error)
+            self._log.failed(request.scope, error)
             handler = self._handlers.get(500) or self._handlers.get(Exception)
         if isinstance(error, RequestValidationError):
             error = invalid(error.errors())
@@ -171,7 +171,7 @@ class Envelope:
                 answer = await handler(request, shown) if is_async else await run_in_threadpool(handler, request, shown)
                 return private(answer)
             except Exception as failure:  # noqa: BLE001 - whatever a handler does, the client is answered
-                _log_failure(request.scope, failure)
+                self._log.failed(request.scope, failure)
         problem = error if isinstance(error, Problem) and not handler else InternalError()
         headers = {"content-type": "application/json", **problem.headers}
         return private(Response(orjson.dumps(problem.content), problem.status, headers))
@@ -199,37 +199,3 @@ def _readable_by(origin: str) -> Headers:
         (b"access-control-expose-headers", ", ".join(EXPOSED).encode()),
         VARY,
     ]
-
-
-def _log_failure(scope: Scope, error: Exception) -> None:
-    """Log what is a bug: its words are for the log alone, and what was to be answered not even for that."""
-    if isinstance(error, ResponseValidationError):
-        broken = [(each["loc"], each["type"]) for each in error.errors()]
-        error = TypeError(f"The answer is not what response_model says: {broken}")
-    logger.error("failed %s", where(scope), exc_info=error, extra={"event": "failed"})
-
-
-def _log_refusal(scope: Scope, refusal: Refusal) -> None:
-    client = _client(scope)
-    facts = {"event": "refused", "reason": refusal.reason, "user": refusal.user, "client": client}
-    logger.warning(
-        "refused %s reason=%s user=%a client=%s", where(scope), refusal.reason, refusal.user, client, extra=facts
-    )
-
-
-def _client(scope: Scope) -> str:
-    """Return the client's address: behind proxies it is text out of a header, and only an address may reach the log."""
-    host = scope["client"][0] if scope.get("client") else ""
-    try:
-        return str(ip_address(host.partition("%")[0]))
-    except ValueError:
-        return "unknown"
-
-
-def where(scope: Scope) -> str:
-    """Return method and path for the log: as they came on the wire, so that no client can write a line of its own,
-    and without the query, where tokens are sometimes put."""
-    path = scope.get("raw_path", b"").decode("latin-1")
-    if "eyJ" in path:
-        path = _TOKEN.sub("(token)", path)
-    return f"{scope['method']} {ascii(path)[1:-1][:256]}"

@@ -90,7 +90,7 @@ def production(url: str, log: Path, **environment: str) -> Iterator[Production]:
 
 def answers(base_url: str) -> bool:
     try:
-        return exchange(base_url, raw(None, "GET", "/health")).status_code == 200
+        return exchange(base_url, raw(None, "GET", "/readyz")).status_code == 200
     except OSError:  # Nobody listens yet, or somebody who is still starting on a busy machine.
         return False
 
@@ -256,7 +256,7 @@ def test_a_users_name_forges_no_line(server: Production, trick: str) -> None:
 @pytest.mark.spec("SC-009")
 @pytest.mark.parametrize("value", ["a", "0", "A.b_c~d-e", "x" * 128, "0b1f4e9e-3b44-4d8e-9b52-6d1f6c0a7c11", "---"])
 def test_a_harmless_request_id_is_taken_over(server: Production, value: str) -> None:
-    answer = exchange(server.base_url, raw(None, "GET", "/health", f"X-Request-Id: {value}"))
+    answer = exchange(server.base_url, raw(None, "GET", "/nowhere", f"X-Request-Id: {value}"))
 
     assert answer.headers.get_list("x-request-id") == [value]
     assert [message.split(" ")[-1] for message in messages(server.new())] == [value]
