@@ -4,6 +4,7 @@ const config: NextConfig = {
   poweredByHeader: false,
   reactStrictMode: true,
   serverExternalPackages: ["pg"],
+  typescript: { ignoreBuildErrors: true }, // `npm run check` finds them
   turbopack: { root: import.meta.dirname },
 };
 

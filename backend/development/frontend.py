@@ -1,8 +1,10 @@
 """How is the reference frontend in frontend/ installed, built, migrated and served?"""
 
+import fcntl
 import hashlib
 import os
 import re
+import secrets
 import shutil
 import socket
 import subprocess
@@ -58,15 +60,17 @@ def install(report: Callable[[str], None]) -> str:
 
 
 def build(report: Callable[[str], None]) -> None:
-    """Install and build what has changed since the last time; raises OperatorError."""
-    sources = install(report) + _digest(_sources())
-    if _differs(built := DIRECTORY / ".next/.built", sources):
-        report("Building the frontend, which takes a minute")
-        built.unlink(missing_ok=True)
-        # Any secret: building signs nothing.
-        placeholder = {"BETTER_AUTH_SECRET": hashlib.sha256(os.urandom(32)).hexdigest()}
-        _run(["npm", "run", "build"], "The frontend could not be built", placeholder)
-        built.write_text(sources)
+    """Install and build what has changed since the last time; raises OperatorError. Of two at once, one waits."""
+    with (DIRECTORY / "package-lock.json").open() as locked:
+        fcntl.flock(locked, fcntl.LOCK_EX)
+        sources = install(report) + _digest(_sources())
+        if _differs(built := DIRECTORY / ".next/.built", sources):
+            report("Building the frontend, which takes a minute")
+            built.unlink(missing_ok=True)
+            # Any secret: building signs nothing.
+            placeholder = {"BETTER_AUTH_SECRET": secrets.token_hex(32)}
+            _run(["npm", "run", "build"], "The frontend could not be built", placeholder)
+            built.write_text(sources)
 
 
 def migrate(settings: Mapping[str, str]) -> None:

@@ -19,6 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 STORIES = ROOT / "frontend/e2e/stories.test.mjs"
 NAMES = re.findall(r'^story\("([^"]+)"', STORIES.read_text(), re.MULTILINE)
 HANG_SECONDS = 900
+# The first story also waits for the build and for all others.
+pytestmark = pytest.mark.timeout(2 * HANG_SECONDS)
 
 
 @pytest.fixture(scope="session")
