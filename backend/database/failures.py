@@ -93,9 +93,13 @@ def log_failure(error: BaseException) -> None:
 
 def log_unreadable_date() -> None:
     """Say what to look for where asyncpg cannot read a row: the server's calendar is longer than Python's."""
-    bounds = "least(created_at, updated_at) < '0001-01-02' OR greatest(created_at, updated_at) > '9999-12-30'"
     text = "A task has a date before the year 1 or after 9999; to find it: SELECT id FROM task WHERE %s"
-    logger.error(text, bounds, extra={"event": "unreadable-date"})
+    logger.error(text, beyond_calendar("created_at", "updated_at"), extra={"event": "unreadable-date"})
+
+
+def beyond_calendar(*times: str) -> str:
+    """Return in SQL the condition for rows with a date that Python cannot hold in every time zone."""
+    return " OR ".join(f"{time} NOT BETWEEN '0001-01-02' AND '9999-12-30'" for time in times)
 
 
 def describe(error: BaseException) -> str:

@@ -2,7 +2,8 @@
 
 import re
 
-from backend.schema.found_table import TIMES, beyond_calendar, columns, quoted
+from backend.database.failures import beyond_calendar
+from backend.schema.found_table import TIMES, columns, quoted
 from backend.schema.plan import TEXTS, Plan
 
 # The rows in which a null was filled, as they were.

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
+from backend.database.failures import beyond_calendar
+
 # How others write our columns, without underscores and in lower case; the first that is there counts.
 SPELLINGS = {
     "id": ("id", "taskid", "todoid"),
@@ -71,9 +73,6 @@ LOOK_ALIKES = """
     GROUP BY relname ORDER BY relname
 """
 
-# Dates before and after these Python cannot hold in every time zone.
-FIRST_DATE, LAST_DATE = "0001-01-02", "9999-12-30"
-
 
 @dataclass(frozen=True)
 class Column:
@@ -114,11 +113,6 @@ def columns(connection: Connection, table: str) -> dict[str, Column]:
 
 def obstacles(connection: Connection, table: str, id_column: str = "id") -> list[Obstacle]:
     return [Obstacle(*row) for row in connection.exec_driver_sql(OBSTACLES, (table, id_column))]
-
-
-def beyond_calendar(*times: str) -> str:
-    """Return the condition for rows whose date Python cannot hold."""
-    return " OR ".join(f"{time} < '{FIRST_DATE}' OR {time} > '{LAST_DATE}'" for time in times)
 
 
 def known_spelling(field: str, names: list[str]) -> str | None:

@@ -6,20 +6,14 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from backend.schema.found_table import (
-    SPELLINGS,
-    TIMES,
-    Column,
-    beyond_calendar,
-    columns,
-    known_spelling,
-    look_alikes,
-    quoted,
-)
+from backend.auth.claims import MAX_USER_ID_LENGTH
+from backend.database.failures import beyond_calendar
+from backend.models import MAX_DESCRIPTION, MAX_TITLE
+from backend.schema.found_table import SPELLINGS, TIMES, Column, columns, known_spelling, look_alikes, quoted
 from backend.schema.migrate import BASE, current_revision
 
 # What a client may send at most.
-TEXTS = {"user_id": 255, "title": 200, "description": 1000}
+TEXTS = {"user_id": MAX_USER_ID_LENGTH, "title": MAX_TITLE, "description": MAX_DESCRIPTION}
 
 
 @dataclass(frozen=True)
