@@ -151,8 +151,9 @@ class TooSlow(Problem):
 
 
 class TooLarge(Problem):
+    limit = 65_536
     status = 413
-    documented = "The body is larger than 65,536 bytes"
+    documented = f"The body is larger than {limit:,} bytes"
     detail = "The request body is too large."
 
 

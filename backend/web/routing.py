@@ -40,7 +40,6 @@ from backend.models import TaskRead
 from backend.tasks import Pages, Row, Tasks
 from backend.web.answers import ListResponse, encoded, is_plain, private, readable, send_json, send_list
 
-BODY_LIMIT = 65_536
 # What an endpoint says that it returns, and the response model of that.
 _PLAIN_ANSWERS = ([Row, TaskRead], [Pages, list[TaskRead]], [NoneType, None])
 
@@ -201,7 +200,7 @@ class OwnedRoute(Route):
         body = bytearray()
         async for chunk in request.stream():
             body += chunk
-            if len(body) > (BODY_LIMIT if self.max_body_size is None else self.max_body_size):
+            if len(body) > (TooLarge.limit if self.max_body_size is None else self.max_body_size):
                 raise TooLarge("body")
         if self._takes_json and body and not named and self.strict_content_type is not False:
             raise UnsupportedMediaType("content-type")
