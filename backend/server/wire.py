@@ -6,7 +6,7 @@ from random import getrandbits
 import orjson
 
 from backend.errors import Problem
-from backend.web.headers import CONTENT_TYPE, PRIVATE, Headers
+from backend.web.headers import Headers, described
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
@@ -33,6 +33,5 @@ def refusal(problem: Problem, date: bytes) -> tuple[str, bytes]:
     """Return the id and the bytes of the answer to something that is no valid request; the connection ends with it."""
     request_id = f"{getrandbits(128):032x}"
     body = orjson.dumps(problem.content)
-    length = (b"content-length", b"%d" % len(body))
     told = [(b"x-request-id", request_id.encode()), (b"vary", b"Origin"), CLOSE]
-    return request_id, head(problem.status, date, [CONTENT_TYPE, length, *PRIVATE, *told]) + body
+    return request_id, head(problem.status, date, [*described(body), *told]) + body

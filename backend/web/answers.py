@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from backend.tasks import Pages, Row
-from backend.web.headers import CONTENT_TYPE, PRIVATE, Headers
+from backend.web.headers import CONTENT_TYPE, PRIVATE, described
 
 # A list is read until it does not fill a page. The first one is as many tasks as usually make a piece: nobody knows yet
 # how long they are, and a task of the longest kind takes 5 kB. The others are as many as make AHEAD pieces.
@@ -42,10 +42,9 @@ def private(response: Response) -> Response:
     return response
 
 
-async def send_json(send: Send, status: int, body: bytes, headers: Headers | None = None) -> None:
+async def send_json(send: Send, status: int, body: bytes) -> None:
     """Send one whole answer; an empty `body` is none at all, as 204 wants it."""
-    described = [CONTENT_TYPE, (b"content-length", b"%d" % len(body))] if body else []
-    await send({"type": "http.response.start", "status": status, "headers": [*described, *PRIVATE, *(headers or ())]})
+    await send({"type": "http.response.start", "status": status, "headers": described(body)})
     await send({"type": "http.response.body", "body": body})
 
 

@@ -25,7 +25,7 @@ from backend.errors import Departed, InternalError, Overloaded, Problem, Refusal
 from backend.telemetry import logs
 from backend.telemetry.metrics import NO_ROUTE, Metrics
 from backend.web.answers import private
-from backend.web.headers import CONTENT_TYPE, PRIVATE, Headers
+from backend.web.headers import Headers, described
 from backend.web.request_log import RequestLog
 from backend.web.routing import invalid, template
 
@@ -37,9 +37,7 @@ EXPOSED = ("WWW-Authenticate", "Retry-After", "X-Request-Id")
 VARY = (b"vary", b"Origin")
 CROWDED = orjson.dumps({"detail": Overloaded.detail})
 CROWDED_HEADERS = [
-    CONTENT_TYPE,
-    (b"content-length", b"%d" % len(CROWDED)),
-    *PRIVATE,
+    *described(CROWDED),
     *((name.lower().encode(), value.encode()) for name, value in Overloaded.headers.items()),
 ]
 # Whatever is harmless in a line of the log, and no JWT.
