@@ -5,7 +5,6 @@ On a connection of the pool, in one round trip, before a deadline; once more if 
 
 import asyncio
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from secrets import token_hex
@@ -56,6 +55,7 @@ class Database:
         prepare: bool = True,
         metrics: Metrics,
     ) -> None:
+        self._fetch = metrics.timed(Connection.fetch)
         self._arguments = {"timeout": CONNECT_LIMIT, "statement_cache_size": 0} | connect_arguments(url)
         # The name is this process's own, so that the processes can be counted.
         settings = {"application_name": f"{APPLICATION_NAME} {token_hex(4)}"}
@@ -71,7 +71,6 @@ class Database:
         )
         self.readiness = Readiness(self.pool, fixed_size=pool_size, workers=workers, deadline=deadline)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._send = self._timed if metrics.counting else Connection.fetch
         self._watching: asyncio.Task[None] | None = None
 
     async def fetch(self, statement: Statement, departure: Departure | None = None, **values: object) -> list[Record]:
@@ -122,7 +121,7 @@ class Database:
         connection = await self.pool.acquire(attempt.owner, attempt.deadline, attempt.departure)
         attempt.sending, attempt.sent, since = True, attempt.sent + 1, loop.time()
         try:
-            return await self._send(connection, attempt.statement, attempt.arguments, attempt.deadline - since)
+            return await self._fetch(connection, attempt.statement, attempt.arguments, attempt.deadline - since)
         except ABANDONED as error:
             if isinstance(error, TimeoutError | asyncio.CancelledError):
                 self._metrics.given_up()
@@ -131,15 +130,6 @@ class Database:
             raise
         finally:
             self.pool.release(connection, since)
-
-    async def _timed(
-        self, connection: Connection, statement: Statement, arguments: list[Any], seconds: float
-    ) -> list[Record]:
-        began = time.perf_counter()
-        try:
-            return await connection.fetch(statement, arguments, seconds)
-        finally:
-            self._metrics.statement(statement.label, time.perf_counter() - began)
 
     def _refusal(self, attempt: "_Attempt", error: BaseException) -> Unavailable:
         """Tell log, metrics and readiness of a request that cannot be served, and return what its client is told."""

@@ -20,7 +20,7 @@ from test_operations import PAGE
 from backend import __version__
 from backend.errors import OperatorError
 from backend.settings import Settings
-from backend.telemetry.metrics import GAUGES_EVERY, publish
+from backend.telemetry.metrics import TOLD_EVERY, publish
 
 TASKS = 'route="/api/{user_id}/tasks"'
 
@@ -49,14 +49,14 @@ def test_two_workers_are_counted_together(database_url: str) -> None:
                 user.http.get(f"/api/{user.id}x/tasks")
                 user.http.get(user.tasks, headers={"Authorization": f"Bearer {signed(user.id, secret='x' * 32)}"})
         served = {line["request_id"] for line in app.events("request")}
-        time.sleep(3 * GAUGES_EVERY)
+        time.sleep(3 * TOLD_EVERY)
         counted = scrape(port)
 
         serving = workers(app)
         busy = [counted["todo_pool_connections"], counted["todo_pool_busy"]]
         os.kill(serving[0], signal.SIGKILL)
         until(lambda: len(workers(app)) == 3, "the worker is not replaced")
-        time.sleep(3 * GAUGES_EVERY)
+        time.sleep(3 * TOLD_EVERY)
         left = scrape(port)
 
     assert len(served) == 80
@@ -82,6 +82,7 @@ def test_one_process_counts_too_and_leaves_no_files(database_url: str) -> None:
         user = User(app.base_url)
         with user.http:
             user.add()
+        until(lambda: f'todo_requests_total{{method="POST",{TASKS},status="201"}}' in scrape(port), "it is not counted")
         counted = scrape(port)
         code = app.stop()
         after = list(home.glob("todo-metrics-*"))
@@ -105,7 +106,7 @@ def page(database_url: str) -> Iterator[str]:
                 user.http.get(path)
             for method in ("PURGE", "MKCOL"):
                 user.http.request(method, user.tasks)
-            time.sleep(3 * GAUGES_EVERY)
+            time.sleep(3 * TOLD_EVERY)
             yield httpx.get(f"http://127.0.0.2:{port}/metrics").text
 
 

@@ -6,11 +6,13 @@ Off unless METRICS_PORT is set. All workers write into files of one directory, w
 import asyncio
 import importlib
 import os
-from collections.abc import Callable, Collection, Iterator
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache, partial
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar, cast
 
 from backend.errors import OperatorError
 
@@ -24,8 +26,10 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS",
 # In seconds, as OpenTelemetry advises for db.client.operation.duration; the library's own are those for HTTP.
 STATEMENT_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10)
 
-# How old a gauge may be, in seconds: the process that is asked is not the one that knows.
-GAUGES_EVERY = 0.5
+# How old a number may be, in seconds: the process that is asked is not the one that knows.
+TOLD_EVERY = 0.5
+
+Fetch = TypeVar("Fetch", bound=Callable[..., Coroutine[Any, Any, Any]])
 
 
 class Connections(Protocol):
@@ -65,6 +69,29 @@ class _Nothing:
         return self
 
 
+class _Tally:
+    """Counts in memory what is counted in each request: the library takes a microsecond for each of five numbers."""
+
+    def __init__(self, histogram: Any, counter: Any = None) -> None:
+        self._histogram, self._counter = histogram, counter
+        self._bounds = histogram._upper_bounds  # noqa: SLF001 - it has no other way to be given more than one
+        self._counts, self._sum = [0] * len(self._bounds), 0.0
+
+    def observe(self, seconds: float) -> None:
+        self._counts[bisect_left(self._bounds, seconds)] += 1
+        self._sum += seconds
+
+    def hand_over(self) -> None:
+        """Give the library what has come since the last time."""
+        if self._counter:
+            self._counter.inc(sum(self._counts))
+        self._histogram._sum.inc(self._sum)  # noqa: SLF001
+        for bucket, count in zip(self._histogram._buckets, self._counts, strict=True):  # noqa: SLF001
+            if count:
+                bucket.inc(count)
+        self._counts, self._sum = [0] * len(self._bounds), 0.0
+
+
 class Metrics:
     """What this process counts: the metrics, and what is called when something happens.
 
@@ -88,15 +115,14 @@ class Metrics:
         probes = counter("todo_probes", "Checks answered.", ["probe", "status"])
         text = "How long a statement took, from sending it to its last row."
         statements = histogram("todo_statement_seconds", text, ["statement"], buckets=STATEMENT_BUCKETS)
-        # The library looks for a series anew each time.
+        self._tallies: list[_Tally] = []
         self._answered = cache(
-            lambda route, method, status: (
-                requests.labels(route, method, status).inc,
-                latency.labels(route, method).observe,
+            lambda route, method, status: self._tally(
+                latency.labels(route, method), requests.labels(route, method, status)
             )
         )
-        self._probed = cache(lambda probe, status: probes.labels(probe, status).inc)
-        self._ran = cache(lambda statement: statements.labels(statement).observe)
+        self._ran = cache(lambda statement: self._tally(statements.labels(statement)))
+        self._probes = probes
         self._refusals = counter("todo_refusals", "Requests refused with 401 or 403.", ["reason"])
         self.retry = counter("todo_retries", "Statements sent again after their connection broke.").inc
         self.unavailable = counter("todo_unavailable", "Requests that the database could not serve.").inc
@@ -104,7 +130,8 @@ class Metrics:
         text = "Connections cut while the server still ran a statement."
         self.given_up = counter("todo_connections_given_up", text).inc
         text = "How long requests waited that did not get a connection at once."
-        self.waited = histogram("todo_pool_wait_seconds", text).observe
+        waited = histogram("todo_pool_wait_seconds", text)
+        self.waited = (self._tally(waited) if counting else waited).observe
         self.log_line_dropped = counter("todo_log_lines_dropped", "Lines that the log could not take.").inc
         text = "Unix time at which each process last got the key set; 0 is never."
         key_set = gauge("todo_key_set_fetched_seconds", text, multiprocess_mode="liveall")
@@ -123,26 +150,51 @@ class Metrics:
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count a request that was answered after so many seconds; `route` is the path's template."""
-        if route in PROBES:
-            self._probed(route, status)()
+        if not self.counting:
             return
-        count, observe = self._answered(route, method if method in METHODS else OTHER_METHOD, status)
-        count()
-        observe(seconds)
+        if route in PROBES:
+            self._probes.labels(route, status).inc()
+        else:
+            self._answered(route, method if method in METHODS else OTHER_METHOD, status).observe(seconds)
 
-    def statement(self, label: str, seconds: float) -> None:
-        self._ran(label)(seconds)
+    def timed(self, fetch: Fetch) -> Fetch:
+        """Return what runs a statement as `fetch` does, and counts how long it took; itself where nobody counts."""
+        if not self.counting:
+            return fetch
+
+        async def timed(connection: Any, statement: Any, *rest: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return await fetch(connection, statement, *rest)
+            finally:
+                self._ran(statement.label).observe(time.perf_counter() - began)
+
+        return cast("Fetch", timed)
 
     def refusal(self, reason: str) -> None:
         """Count a token or a path that was refused."""
         self._refusals.labels(reason).inc()
 
     async def watch(self, database: Watched) -> None:
-        """Tell again and again how many requests are under way, and how the database's pool is."""
-        while self.counting:
-            for gauge, value in self._gauges.items():
-                gauge.set(value(database))
-            await asyncio.sleep(GAUGES_EVERY)
+        """Tell again and again what was counted meanwhile, how many requests are under way, and how the pool is."""
+        if not self.counting:
+            return
+        try:
+            while True:
+                self._tell(database)
+                await asyncio.sleep(TOLD_EVERY)
+        finally:
+            self._tell(database)
+
+    def _tally(self, *of: Any) -> _Tally:
+        self._tallies.append(_Tally(*of))
+        return self._tallies[-1]
+
+    def _tell(self, database: Watched) -> None:
+        for tally in self._tallies:
+            tally.hand_over()
+        for gauge, value in self._gauges.items():
+            gauge.set(value(database))
 
 
 @contextmanager
