@@ -153,12 +153,12 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def token_verifier(settings: Settings, key_set: KeySet) -> TokenVerifier:
-    """Return the verifier that the settings ask for; issuer and audience are the frontend's origin by default."""
+    """Return the verifier that the settings ask for."""
     return TokenVerifier(
         secrets=() if settings.better_auth_mode == "jwks" else settings.secrets,
         key_set=None if settings.better_auth_mode == "secret" else key_set,
-        issuers=settings.better_auth_issuers or [settings.better_auth_url],
-        audiences=settings.better_auth_audiences or [settings.better_auth_url],
+        issuers=settings.issuers,
+        audiences=settings.audiences,
     )
 
 

@@ -180,6 +180,16 @@ class Settings(DatabaseSettings):
         return [secret.get_secret_value().encode() for secret in both if secret]
 
     @property
+    def issuers(self) -> tuple[str, ...]:
+        """Whose tokens are accepted: the frontend's, unless a setting names others."""
+        return self.better_auth_issuers or (self.better_auth_url,)
+
+    @property
+    def audiences(self) -> tuple[str, ...]:
+        """For whom a token may be: the frontend itself, unless a setting names others."""
+        return self.better_auth_audiences or (self.better_auth_url,)
+
+    @property
     def key_set_url(self) -> str:
         """Where Better Auth publishes its keys, unless a setting says otherwise."""
         return self.better_auth_jwks_url or f"{self.better_auth_url}/api/auth/jwks"

@@ -24,7 +24,8 @@ from pydantic import SecretStr
 from real_frontend import Frontend, Person, key_id, left_out
 from running import serving
 
-from backend.commands.doctor import Finding, examine
+from backend.commands.doctor import examine
+from backend.commands.finding import Finding
 from backend.commands.token_advice import MAILED_LINK, SESSION_TOKEN
 from backend.settings import Settings
 

@@ -5,26 +5,38 @@ import hmac
 import json
 import os
 import re
+import socketserver
+import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 from uuid import uuid4
 
 import asyncpg
 import pytest
+from databases import execute, own_database
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from issuer import Answer, Issuer, Signer, answering, compact, issuing, key_set, segment, usual
 from people import ORIGIN, SECRET, signed
+from typer.testing import CliRunner
 
 from backend import auth
 from backend.auth.jwks import parse_key_set
 from backend.commands import doctor
-from backend.commands.doctor import Finding, examine
-from backend.commands.token_advice import GOOD, MAILED_LINK, SESSION_TOKEN, STEPS, Case, shown, span
+from backend.commands.cli import cli
+from backend.commands.doctor import examine
+from backend.commands.finding import Finding, shown, span
+from backend.commands.token_advice import GOOD, MAILED_LINK, SESSION_TOKEN, STEPS, Case
 from backend.settings import Settings, load_settings
 
 ED, RS = Signer("EdDSA", "ed"), Signer("RS256", "rs")
@@ -67,7 +79,7 @@ class Environment:
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, issuer: Issuer) -> Environment:
     """A good configuration for development, without a database."""
-    good = {"BETTER_AUTH_SECRET": SECRET, "BETTER_AUTH_URL": ORIGIN, "BETTER_AUTH_JWKS_URL": issuer.url}
+    good = {"BETTER_AUTH_SECRET": SECRET, "BETTER_AUTH_URL": ORIGIN, "BETTER_AUTH_JWKS_URL": issuer.url, "PORT": "9"}
     return Environment(monkeypatch, tmp_path, good)
 
 
@@ -96,9 +108,9 @@ async def test_a_good_configuration_and_token_are_found_good(production: Environ
 
     assert {finding.verdict for finding in findings} == {"good"}
     assert [finding.subject for finding in findings] == [
-        "BETTER_AUTH_SECRET", "BETTER_AUTH_URL", "NEON_DATABASE_URL", "database", "schema", "key set", "clock",
-        "token: form", "token: header", "token: signature", "token: times", "token: issuer and audience",
-        "token: user", "token",
+        "BETTER_AUTH_SECRET", "NEON_DATABASE_URL", "database", "connections", "schema", "BETTER_AUTH_URL", "key set",
+        "clock", "CORS", "token: form", "token: header", "token: signature", "token: times",
+        "token: issuer and audience", "token: user", "token",
     ]  # fmt: skip
     texts = {finding.subject: finding.text for finding in findings}
     assert texts["key set"] == f"at {issuer.url} has ed (EdDSA), rs (RS256)"
@@ -107,6 +119,7 @@ async def test_a_good_configuration_and_token_are_found_good(production: Environ
     assert texts["token"] == "is accepted for the user ann: call /api/ann/tasks"
     assert texts["database"].startswith("PostgreSQL 18")
     assert production.variables["BETTER_AUTH_URL"] in texts["BETTER_AUTH_URL"]
+    assert texts["CORS"].startswith(f"pages at {ORIGIN} may call the backend at {NOBODY} (none runs there")
 
 
 # Typical mistakes: the token.
@@ -145,12 +158,12 @@ MISTAKES = {
     "another audience": Mistake(
         lambda: ED.token("ann", aud="http://localhost:8000"),
         "issuer and audience",
-        f"audience is http://localhost:8000, accepted is {ORIGIN}: set BETTER_AUTH_AUDIENCES",
+        f"audience is http://localhost:8000, accepted is {ORIGIN}: set BETTER_AUTH_AUDIENCES=http://localhost:8000",
     ),
     "another issuer": Mistake(
         lambda: signed("ann", iss="https://todo.example"),
         "issuer and audience",
-        f"issuer is https://todo.example, accepted is {ORIGIN}: set BETTER_AUTH_ISSUERS",
+        f"issuer is https://todo.example, accepted is {ORIGIN}: set BETTER_AUTH_ISSUERS=https://todo.example",
     ),
     "no audience": Mistake(
         lambda: ED.sealed({name: value for name, value in usual("ann").items() if name != "aud"}),
@@ -160,8 +173,8 @@ MISTAKES = {
     "another frontend's key": Mistake(
         lambda: OTHERS.token("ann"),
         "signature",
-        f"is signed EdDSA with key another frontend's; the key set at {JWKS} has ed, rs: is it another frontend's, or "
-        "older than a reset of its database?",
+        f"is signed EdDSA with key another frontend's; the key set of BETTER_AUTH_JWKS_URL, {JWKS}, has ed, rs: is it "
+        "another frontend's, or older than a reset of its database?",
     ),
     "an e-mail verification link": Mistake(
         lambda: by_secret({"email": "ann@example.com", "exp": time.time() + 3_600}),
@@ -246,20 +259,16 @@ async def test_an_unreachable_key_set_is_named(environment: Environment, mode: s
     of_set = await said("key set")
     of_token = await said("token: signature", ED.token("ann"))
 
-    hint = "is the frontend running? Elsewhere than BETTER_AUTH_URL says: set BETTER_AUTH_JWKS_URL"
+    hint = "is the frontend running, and is BETTER_AUTH_JWKS_URL right?"
+    where = f"the key set of BETTER_AUTH_JWKS_URL, {NOBODY}/jwks,"
     assert of_set == (verdict, f"cannot be used: ConnectError at {NOBODY}/jwks; {hint}")
-    assert of_token == ("bad", f"is signed EdDSA with key ed; the key set at {NOBODY}/jwks does not answer")
+    assert of_token == ("bad", f"is signed EdDSA with key ed; {where} does not answer")
 
 
 @pytest.mark.parametrize(
     ("answer", "mode", "finding"),
     [
-        (
-            answering(b"", 404),
-            "auto",
-            ("good", "none at {jwks}: right for a frontend that signs HS256 with the shared secret, and "),
-        ),
-        (answering(b"", 404), "jwks", ("bad", "none at {jwks}: ")),
+        (answering(b"", 404), "auto", ("bad", "none at {jwks}, where BETTER_AUTH_JWKS_URL says")),
         (
             answering(b'{"keys": []}', 200),
             "auto",
@@ -280,6 +289,141 @@ async def test_a_key_set_that_does_not_do_is_named(
 
     assert verdict == finding[0]
     assert text.startswith(finding[1].replace(JWKS, issuer.url))
+
+
+@pytest.mark.parametrize(("mode", "verdict"), [("auto", "good"), ("jwks", "bad")])
+async def test_no_key_set_is_right_for_a_shared_secret_alone(
+    environment: Environment, issuer: Issuer, mode: str, verdict: str
+) -> None:
+    issuer.answer = answering(b"", 404)
+    environment.unset("BETTER_AUTH_JWKS_URL")
+    environment.set(BETTER_AUTH_URL=issuer.origin, BETTER_AUTH_MODE=mode)
+
+    text = f"none at {issuer.url}: right for a frontend that signs HS256 with the shared secret, and for no other"
+    assert await said("key set") == (verdict, text)
+
+
+# Frontend and backend disagree: one cure, and it cures.
+
+HERE, OTHER_NAME, SECURE, AWAY = "{here}", "{other name}", "{secure}", "http://127.0.0.1:9"
+API, TOLD = "http://localhost:8000", "https://todo.example"
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """BETTER_AUTH_URL, a token's iss and aud, and the settings that make all of it right; more that is set before."""
+
+    url: str
+    issuer: object
+    audience: object
+    cure: str
+    before: tuple[str, str] = ("PORT", "9")
+
+
+DISAGREEMENTS = {
+    "another port": Disagreement(AWAY, HERE, HERE, f"BETTER_AUTH_URL={HERE}"),
+    "another name": Disagreement(OTHER_NAME, HERE, HERE, f"BETTER_AUTH_URL={HERE}"),
+    "https": Disagreement(SECURE, HERE, HERE, f"BETTER_AUTH_URL={HERE}"),
+    "and an audience": Disagreement(AWAY, HERE, API, f"BETTER_AUTH_URL={HERE} and BETTER_AUTH_AUDIENCES={API}"),
+    "an issuer was set": Disagreement(AWAY, HERE, HERE, f"BETTER_AUTH_URL={HERE}", ("BETTER_AUTH_ISSUERS", HERE)),
+    "the key set's address was set": Disagreement(
+        AWAY, HERE, [HERE], f"BETTER_AUTH_URL={HERE}", ("BETTER_AUTH_JWKS_URL", f"{HERE}/api/auth/jwks")
+    ),
+    "the API as audience": Disagreement(HERE, HERE, [API], f"BETTER_AUTH_AUDIENCES={API}"),
+    "a path": Disagreement(HERE, f"{HERE}/api/auth", HERE, f"BETTER_AUTH_ISSUERS={HERE}/api/auth"),
+    "a slash": Disagreement(
+        HERE, HERE, HERE, f"BETTER_AUTH_ISSUERS={HERE}/,{HERE}", ("BETTER_AUTH_ISSUERS", f"{HERE}/")
+    ),
+    "names that the frontend was told": Disagreement(
+        HERE, TOLD, TOLD, f"BETTER_AUTH_ISSUERS={TOLD} and BETTER_AUTH_AUDIENCES={TOLD}"
+    ),
+}
+
+
+@pytest.mark.spec("FR-035")
+@pytest.mark.parametrize("disagreement", DISAGREEMENTS)
+async def test_a_disagreement_has_one_cure_and_it_cures(
+    environment: Environment, issuer: Issuer, disagreement: str
+) -> None:
+    names = {HERE: issuer.origin, OTHER_NAME: issuer.origin.replace("127.0.0.1", "localhost")}
+    names[SECURE] = issuer.origin.replace("http:", "https:")
+
+    def real(text: str) -> str:
+        for name, address in names.items():
+            text = text.replace(name, address)
+        return text
+
+    case = DISAGREEMENTS[disagreement]
+    claims = json.loads(real(json.dumps({"iss": case.issuer, "aud": case.audience})))
+    cure = real(case.cure)
+    environment.unset("BETTER_AUTH_JWKS_URL")
+    environment.set(BETTER_AUTH_URL=real(case.url), **{case.before[0]: real(case.before[1])})
+
+    told = [finding for finding in await found(ED.token("ann", **claims)) if finding.verdict == "bad"]
+    environment.set(**dict(each.split("=", 1) for each in cure.split(" and ")))
+    after = await found(ED.token("ann", **claims))
+
+    assert len(told) == 1
+    assert f"set {cure}" in told[0].text
+    assert [finding for finding in after if finding.verdict == "bad"] == []
+    assert after[-1].text.startswith("is accepted")
+
+
+@pytest.mark.parametrize("issuer_claim", [None, 7, [TOLD], "", " ", "a,b", "\x1b", "x" * 300])
+async def test_what_no_setting_can_hold_is_no_cure(environment: Environment, issuer_claim: object) -> None:
+    environment.unset("BETTER_AUTH_JWKS_URL")
+
+    verdict, text = await said("token: issuer and audience", by_secret(usual("ann", iss=issuer_claim)))
+
+    assert (verdict, "set " in text) == ("bad", False)
+
+
+WRONG = {
+    "given": "correct BETTER_AUTH_JWKS_URL, or take it away for {origin}/api/auth/jwks",
+    "derived": (
+        "another program answers there, or its basePath is not /api/auth: set BETTER_AUTH_JWKS_URL to the address of "
+        "its key set"
+    ),
+}
+
+
+@pytest.mark.spec("FR-035")
+@pytest.mark.parametrize("address", WRONG)
+async def test_a_wrong_address_of_the_key_set_is_named(environment: Environment, issuer: Issuer, address: str) -> None:
+    issuer.answer = answering(b"", 404)
+    environment.set(BETTER_AUTH_URL=issuer.origin)
+    if address == "derived":
+        environment.unset("BETTER_AUTH_JWKS_URL")
+
+    verdict, text = await said("token: signature", ED.token("ann", iss=issuer.origin, aud=issuer.origin))
+
+    setting = {"given": "BETTER_AUTH_JWKS_URL", "derived": "BETTER_AUTH_URL"}[address]
+    where = f"nothing is at the key set of {setting}, {issuer.url}, (404)"
+    assert (verdict, text) == (
+        "bad",
+        f"is signed EdDSA with key ed, and {where}: {WRONG[address].format(origin=issuer.origin)}",
+    )
+
+
+async def test_the_backend_that_runs_is_asked_whether_the_page_may_call_it(
+    environment: Environment, base_url: str
+) -> None:
+    environment.set(PORT=base_url.rpartition(":")[2], HOST="0.0.0.0")
+
+    allowed = await said("CORS")
+    environment.set(BETTER_AUTH_URL="http://localhost:3001")
+    refused = await said("CORS")
+
+    assert allowed == ("good", f"pages at {ORIGIN} may call the backend at {base_url}")
+    text = f"pages at http://localhost:3001 may not call the backend at {base_url}"
+    assert refused == ("bad", f"{text}: it runs with another BETTER_AUTH_URL; restart it")
+
+
+async def test_a_stranger_on_the_port_is_not_taken_for_the_backend(environment: Environment, issuer: Issuer) -> None:
+    environment.set(PORT=issuer.origin.rpartition(":")[2])
+
+    text = f"was not examined: what answers at {issuer.origin} is no such backend; set PORT"
+    assert await said("CORS") == ("warning", text)
 
 
 # Typical mistakes: the configuration.
@@ -306,7 +450,7 @@ async def test_malformed_variables_are_named_without_their_values(environment: E
 
     findings = await found()
 
-    assert {finding.subject for finding in findings} == set(environment.variables) - {"BETTER_AUTH_SECRET"}
+    assert {finding.subject for finding in findings} == set(environment.variables) - {"BETTER_AUTH_SECRET", "PORT"}
     assert {finding.verdict for finding in findings} == {"bad"}
     assert PASSWORD not in str(findings)
 
@@ -369,7 +513,8 @@ async def test_an_unreachable_database_is_named(environment: Environment) -> Non
     verdicts = {each.subject: (each.verdict, each.text) for each in findings}
     assert verdicts["NEON_DATABASE_URL"] == ("good", "leads directly to 127.0.0.1, perhaps without TLS")
     assert verdicts["database"][0] == "bad"
-    assert verdicts["database"][1].startswith("cannot be reached: ConnectionRefusedError")
+    assert verdicts["database"][1].startswith("cannot be used: ConnectionRefusedError")
+    assert verdicts["database"][1].endswith("; is it running, and are host and port in NEON_DATABASE_URL right?")
     assert "schema" not in verdicts
     assert "key set" in verdicts
 
@@ -388,7 +533,8 @@ async def test_a_missing_schema_and_a_table_that_may_move_in_are_named(productio
 
     assert await said("schema") == ("bad", "is missing or behind: run `python -m backend migrate`")
     verdict, text = await said("tables")
-    assert (verdict, text.partition(":")[0]) == ("warning", "the table todos looks like tasks, too")
+    cure = "`python -m backend migrate --adopt todos --dry-run` tells how to move in"
+    assert (verdict, text) == ("warning", f"todos looks like tasks, too: {cure}")
 
 
 async def test_a_schema_that_may_not_be_looked_at_is_named(production: Environment) -> None:
@@ -403,6 +549,24 @@ async def test_a_schema_that_may_not_be_looked_at_is_named(production: Environme
     await connection.execute(f"DROP ROLE {role}")
     await connection.close()
     assert (verdict, "permission denied" in text) == ("bad", True)
+
+
+@pytest.mark.spec("FR-035")
+@pytest.mark.parametrize(
+    ("workers", "size", "verdict", "text"),
+    [
+        ("2", "", "good", "2 x as many as are of use, together at most 177 of 197"),
+        ("4", "20", "good", "WORKERS x DATABASE_POOL_SIZE is 4 x 20 = 80 of 197"),
+        ("4", "50", "warning", "WORKERS x DATABASE_POOL_SIZE is 4 x 50 = 200 of 197"),
+    ],
+)
+async def test_the_pool_is_compared_with_the_servers_limit(
+    production: Environment, workers: str, size: str, verdict: str, text: str
+) -> None:
+    production.set(WORKERS=workers, DATABASE_POOL_SIZE=size)
+
+    cure = ": set DATABASE_POOL_SIZE=49" if verdict == "warning" else ""
+    assert await said("connections") == (verdict, f"{text} (max_connections 200 less 3 reserved){cure}")
 
 
 def dated(date: str | None) -> Answer:
@@ -601,7 +765,8 @@ def test_the_findings_in_a_terminal(production: Environment) -> None:
     lines = result.stdout.splitlines()
     assert [line[:2] for line in lines] == ["✓ "] * (len(lines) - 1) + ["✗ "]
     last = re.sub(" +", " ", lines[-1]).strip()
-    assert last == "✗ token: times expired 3 minutes ago: fetch a new one from /api/auth/token"
+    # However long the command takes to start.
+    assert re.fullmatch(r"✗ token: times expired \d+ minutes ago: fetch a new one from /api/auth/token", last)
 
 
 @pytest.mark.spec("FR-017")
@@ -629,6 +794,165 @@ async def test_a_token_is_taken_out_of_what_it_was_copied_with(copied: str) -> N
     findings = await found(copied.format(token, token[:80], token[80:]))
 
     assert findings[-1].text == "is accepted for the user ann: call /api/ann/tasks"
+
+
+class Troubled(socketserver.BaseRequestHandler):
+    """A PostgreSQL that answers one error, when somebody connects or when a statement comes."""
+
+    code, message, connects = "XX000", b"", False
+
+    def handle(self) -> None:
+        fields = b"SFATAL\0C" + self.code.encode() + b"\0M" + self.message + b"\0\0"
+        error = b"E" + struct.pack("!i", len(fields) + 4) + fields
+        with suppress(OSError):
+            self.request.recv(4_096)
+            if not self.connects:
+                self.request.sendall(error)
+                return
+            self.request.sendall(b"R" + struct.pack("!ii", 8, 0) + VERSION + READY)
+            while self.request.recv(4_096)[:1] not in {b"", b"X"}:
+                self.request.sendall(error + READY)
+
+
+VERSION = b"S" + struct.pack("!i", 24) + b"server_version\x0018.0\0"
+READY = b"Z" + struct.pack("!i", 5) + b"I"
+
+
+@pytest.fixture(scope="module")
+def troubled() -> Iterator[str]:
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Troubled) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"postgresql://app:{PASSWORD}@127.0.0.1:{server.server_address[1]}/todo?sslmode=disable"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.spec("FR-035")
+@pytest.mark.parametrize("code", ["55000", "XX000"])
+@pytest.mark.parametrize("connects", [False, True])
+async def test_a_database_in_trouble_is_a_finding_beside_those_of_the_token(
+    environment: Environment, troubled: str, code: str, *, connects: bool
+) -> None:
+    Troubled.code, Troubled.message, Troubled.connects = code, b"not now\x1b[2J", connects
+    environment.set(NEON_DATABASE_URL=troubled)
+
+    findings = {each.subject: each.text for each in await found(ED.token("ann"))}
+
+    assert re.fullmatch(
+        r"cannot be used: \w+: not now\?\[2J; this is the server's own trouble: .*", findings["database"]
+    )
+    assert findings["token"].startswith("is accepted")
+
+
+def test_no_log_line_stands_in_the_report(environment: Environment) -> None:
+    environment.set(BETTER_AUTH_JWKS_URL=NOBODY)
+    environment.file.write_text("what is no setting\n")
+
+    result = run(environment, ED.token("ann"))
+
+    assert (result.returncode, result.stderr) == (1, "")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats(allow_nan=False) | st.integers() | st.text() | st.just(ORIGIN),
+    lambda each: st.lists(each) | st.dictionaries(st.text(), each),
+    max_leaves=3,
+)
+TOKENS = st.one_of(
+    st.text(),
+    st.text(st.sampled_from('eyJ.-_={}"%:/ \n\x00\x1b')),
+    st.builds(
+        lambda header, claims: compact(header, claims, lambda _: b"?"),
+        st.dictionaries(st.sampled_from(["alg", "kid", "typ", "crit"]), JSON),
+        st.dictionaries(st.sampled_from(["iss", "aud", "sub", "exp", "nbf", "iat", "email"]), JSON),
+    ),
+    st.builds(
+        lambda claims: by_secret(usual("ann") | claims), st.dictionaries(st.sampled_from(["iss", "aud", "exp"]), JSON)
+    ),
+)
+SETTINGS = st.dictionaries(
+    # What connects elsewhere is left as it is.
+    st.sampled_from(sorted({*VARIABLES} - {"NEON_DATABASE_URL", "BETTER_AUTH_JWKS_URL", "HOST", "PORT"})),
+    st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])) | st.integers().map(str),
+)
+CODES = st.sampled_from(["55000", "XX000", "28P01", "3D000", "53300", "57P03", "42P01", "08P01", "0A000", "?????"])
+
+
+@pytest.mark.spec("FR-017", "FR-035")
+@hypothesis_settings(
+    max_examples=40, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(variables=SETTINGS, token=TOKENS, trouble=st.tuples(CODES, st.binary(), st.booleans()))
+@pytest.mark.usefixtures("environment")
+def test_whatever_is_wrong_the_doctor_reports_and_keeps_secrets(
+    troubled: str, variables: dict[str, str], token: str, trouble: tuple[str, bytes, bool]
+) -> None:
+    code, message, Troubled.connects = trouble
+    Troubled.code, Troubled.message = code, message.replace(b"\0", b"")
+    address = f"http://ann:{PASSWORD}@127.0.0.1:9/jwks?key={PASSWORD}"
+    usual = {"NEON_DATABASE_URL": troubled, "BETTER_AUTH_JWKS_URL": address}
+
+    with patch.dict(os.environ, usual | variables):
+        result = CliRunner().invoke(cli, ["doctor", "--json", "-"], input=token.encode(errors="surrogatepass"))
+
+    assert result.exit_code in {0, 1}
+    assert isinstance(result.exception, SystemExit | None)
+    assert {each["verdict"] for each in json.loads(result.stdout)} <= {"good", "warning", "bad"}
+    assert [secret for secret in (SECRET, PASSWORD) if secret in result.output] == []
+
+
+# What the document says that it says.
+
+THERE = "http://localhost:3001"
+DOCUMENT = Path(__file__).parents[1] / "docs/connect-your-frontend.md"
+ROWS = DOCUMENT.read_text().split("| what the doctor says |")[1].split("\n\n")[0].splitlines()[2:]
+
+
+@dataclass(frozen=True)
+class Situation:
+    token: Callable[[], str] = lambda: ED.token("ann")
+    settings: dict[str, str] = field(default_factory=dict)
+    status: int = 200
+
+
+SITUATIONS = [
+    Situation(lambda: signed("ann", iss=THERE, aud=THERE), {"BETTER_AUTH_JWKS_URL": ""}),
+    Situation(lambda: signed("ann", iss=THERE, aud=THERE), {"BETTER_AUTH_URL": THERE, "PORT": "{port}"}),
+    *(Situation(MISTAKES[name].token) for name in ("another secret", "a session token", "another audience")),
+    Situation(status=404),
+    Situation(settings={"BETTER_AUTH_JWKS_URL": NOBODY}),
+    Situation(MISTAKES["expired"].token),
+    Situation(),
+    Situation(settings={"NEON_DATABASE_URL": "{troubled}"}),
+    Situation(settings={"WORKERS": "4", "DATABASE_POOL_SIZE": "50"}),
+    Situation(settings={"NEON_DATABASE_URL": "{left}"}),
+]
+
+
+@pytest.fixture(scope="module")
+def servers(base_url: str, troubled: str, database_url: str) -> Iterator[dict[str, str]]:
+    """The port of a backend, a database in trouble, and one with the table of another backend."""
+    with own_database(database_url) as left:
+        execute(left, "CREATE TABLE tasks (user_id text, title text, done boolean)")
+        yield {"port": base_url.rpartition(":")[2], "troubled": troubled, "left": left}
+
+
+@pytest.mark.spec("FR-035")
+@pytest.mark.parametrize(("row", "situation"), [*zip(ROWS, SITUATIONS, strict=True)], ids=range(len(ROWS)))
+async def test_the_doctor_says_what_the_document_says(
+    production: Environment, issuer: Issuer, servers: dict[str, str], row: str, situation: Situation
+) -> None:
+    Troubled.code, Troubled.message, Troubled.connects = "55000", b"not now", False
+    issuer.answer = answering(key_set(ED, RS), situation.status)
+    production.set(**{name: value.format(**servers) for name, value in situation.settings.items()})
+
+    texts = [finding.text for finding in await found(situation.token())]
+
+    words = re.findall(r"`([^`]+)`", row.split(" | ")[1])
+    assert words
+    assert [each for each in words if not any(each in text for text in texts)] == []
 
 
 def test_no_token_is_no_mistake_and_a_warning_is_none_either(environment: Environment) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import platform
 import sys
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -43,13 +44,15 @@ def doctor(
 ) -> None:
     """Say why a token is refused, or anything else does not work, and what to change.
 
-    Checks the environment, the database, Better Auth's key set and the clock. Prints no secret and no token; fails when
-    something is wrong.
+    Checks the environment, the database, where the frontend is, its keys and its clock, and CORS. Prints no secret and
+    no token; fails when something is wrong.
     """
     from backend.commands.doctor import report
 
     if token == "-":  # noqa: S105 - standard input's usual name
-        token = sys.stdin.read()
+        token = sys.stdin.buffer.read().decode(errors="replace")
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not know all that is said
     raise typer.Exit(0 if asyncio.run(report(token, as_json=as_json)) else 1)
 
 

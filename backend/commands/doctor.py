@@ -2,50 +2,46 @@
 
 import asyncio
 import json
+import logging
 import os
 import time
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import asdict, dataclass
-from email.utils import parsedate_to_datetime
-from typing import Literal
-from urllib.parse import quote
+from collections.abc import AsyncIterator
+from dataclasses import asdict, replace
 
 import asyncpg
-import httpx
 from dotenv import dotenv_values
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from backend.auth.jwks import FetchError, PublicKey, parse_key_set
-from backend.auth.key_set import KeySet
-from backend.auth.source import HttpSource, http_client, shown_address
-from backend.commands.token_advice import GOOD, STEPS, Case, shown, span, unwrapped
-from backend.database.failures import BEHIND, NOT_CONNECTED, describe
+from backend.commands.doctor_frontend import examine_frontend
+from backend.commands.finding import Finding, printable, shown
+from backend.database.failures import BEHIND, NOT_CONNECTED, describe, obstacle
+from backend.database.readiness import OUR_SHARE
 from backend.database.url import connect_arguments, direct, host, security
-from backend.errors import IssuerUnavailable, Unauthorized
-from backend.main import token_verifier
 from backend.schema.change import MigrationError
 from backend.schema.migrate import is_current, tables_like_ours
 from backend.settings import ENV_FILE, Settings, SettingsError, load_settings
 
-CONNECT_SECONDS = 10
-CLOCK_DRIFT = 30
+SECONDS = 10
 # From variables that begin so, asyncpg takes what is not in the URL, as libpq does.
 LIBPQ = ("PGUSER", "PGPASS", "PGSSL", "PGTARGET")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The result of one examination. The text holds no secret, no password and no token."""
-
-    subject: str
-    verdict: Literal["good", "warning", "bad"]
-    text: str
+# What to do where the database cannot be used, by what `failures.obstacle` calls it.
+CURES = {
+    "certificate": "NEON_DATABASE_URL should name the authority of the server's certificate (sslrootcert)",
+    "credentials": "copy NEON_DATABASE_URL anew from where the database was made",
+    "database": "correct the name of the database in NEON_DATABASE_URL",
+    "unreachable": "is it running, and are host and port in NEON_DATABASE_URL right?",
+}
+OWN_WORDS = "this is the server's own trouble: look into its log, or Neon's console"
+LIMITS = """SELECT current_setting('max_connections')::int, current_setting('superuser_reserved_connections')::int
+       + coalesce(current_setting('reserved_connections', true), '0')::int"""
 
 
 async def report(token: str | None, *, as_json: bool) -> bool:
     """Print each finding as soon as it is known, or all as JSON; return whether nothing is wrong."""
+    # What libraries log on the way is in the findings, if it matters.
+    logging.basicConfig(handlers=[logging.NullHandler()])
     findings = []
     console = Console(highlight=False)
     async for finding in examine(token):
@@ -68,26 +64,27 @@ def _row(finding: Finding) -> Table:
 
 
 async def examine(token: str | None) -> AsyncIterator[Finding]:
-    """Examine the environment, the database, the key set, the clock, and the token if there is one."""
+    """Examine the environment, the database, what frontend and backend share, and the token if there is one."""
     try:
         settings = load_settings(environment="development")
     except SettingsError as error:
         for name, reason in error.complaints.items():
-            yield Finding(name, "bad", reason)
+            yield Finding(name, "bad", printable(reason))
         return
-    for finding in _environment(settings):
-        yield finding
-    async for finding in _database(settings):
-        yield finding
-    keys: dict[str, PublicKey] = {}
-    async for finding in _key_set(settings, keys):
-        yield finding
-    if token is not None:
-        async for finding in _token(Case(settings, unwrapped(token), keys)):
-            yield finding
+    examinations = {
+        "environment": _environment(settings),
+        "database": _database(settings),
+        "frontend": examine_frontend(settings, token),
+    }
+    for subject, findings in examinations.items():
+        try:
+            async for finding in findings:
+                yield replace(finding, text=printable(finding.text))
+        except Exception as error:  # noqa: BLE001 - a report with a gap says more than a traceback
+            yield Finding(subject, "bad", f"could not be examined to the end: {type(error).__name__}")
 
 
-def _environment(settings: Settings) -> Iterator[Finding]:
+async def _environment(settings: Settings) -> AsyncIterator[Finding]:
     try:
         load_settings(environment="production")
     except SettingsError as error:
@@ -103,7 +100,6 @@ def _environment(settings: Settings) -> Iterator[Finding]:
         yield Finding("BETTER_AUTH_SECRET", "warning", text)
     else:
         yield Finding("BETTER_AUTH_SECRET", "good", f"is set, with {len(secret.encode())} bytes")
-    yield Finding("BETTER_AUTH_URL", "good", f"the frontend is at {settings.better_auth_url}")
 
 
 async def _database(settings: Settings) -> AsyncIterator[Finding]:
@@ -115,25 +111,43 @@ async def _database(settings: Settings) -> AsyncIterator[Finding]:
     yield Finding("NEON_DATABASE_URL", "good", f"leads {way} to {host(url)}, {security(url)}")
     if names := sorted(name for name in os.environ if name.startswith(LIBPQ)):
         yield Finding("NEON_DATABASE_URL", "warning", f"leaves to {', '.join(names)} of the environment what it lacks")
-    connection = await _connection(url)
-    yield connection
-    if connection.verdict == "good":
+    try:
+        for each in await _connected(settings):
+            yield each
+    except NOT_CONNECTED as error:
+        yield Finding("database", "bad", f"cannot be used: {describe(error)}; {CURES.get(obstacle(error), OWN_WORDS)}")
+    else:
         for each in await _schema(url):
             yield each
 
 
-async def _connection(url: str) -> Finding:
+async def _connected(settings: Settings) -> list[Finding]:
+    limits = {"timeout": SECONDS, "command_timeout": SECONDS, "statement_cache_size": 0}
     started = time.perf_counter()
+    connection = await asyncpg.connect(**limits | connect_arguments(settings.database_url))
     try:
-        connection = await asyncpg.connect(**{"timeout": CONNECT_SECONDS} | connect_arguments(url))
         connected = time.perf_counter()
         version = await connection.fetchval("SHOW server_version")
         answered = time.perf_counter()
-        await connection.close()
-    except NOT_CONNECTED as error:
-        return Finding("database", "bad", f"cannot be reached: {describe(error)}")
+        [(most, reserved)] = await connection.fetch(LIMITS)
+    finally:
+        await connection.close(timeout=SECONDS)
     speed = f"connected in {(connected - started) * 1000:.0f} ms, answers in {(answered - connected) * 1000:.1f} ms"
-    return Finding("database", "good", f"PostgreSQL {version}, {speed}")
+    return [Finding("database", "good", f"PostgreSQL {version}, {speed}"), _pool(settings, most, reserved)]
+
+
+def _pool(settings: Settings, most: int, reserved: int) -> Finding:
+    """Compare what the processes here may take with what the server grants to everybody."""
+    granted, size = most - reserved, settings.database_pool_size
+    room = f"of {granted} (max_connections {most} less {reserved} reserved)"
+    if size is None:
+        text = f"{settings.workers} x as many as are of use, together at most {int(granted * OUR_SHARE)} {room}"
+        return Finding("connections", "good", text)
+    text = f"WORKERS x DATABASE_POOL_SIZE is {settings.workers} x {size} = {settings.workers * size} {room}"
+    if settings.workers * size < granted:
+        return Finding("connections", "good", text)
+    share = max(1, (granted - 1) // settings.workers)
+    return Finding("connections", "warning", f"{text}: set DATABASE_POOL_SIZE={share}")
 
 
 async def _schema(url: str) -> list[Finding]:
@@ -142,73 +156,5 @@ async def _schema(url: str) -> list[Finding]:
     except MigrationError as error:
         return [Finding("schema", "bad", str(error))]
     ours = Finding("schema", "good", "is up to date") if current else Finding("schema", "bad", BEHIND)
-    text = "the table {} looks like tasks, too: `migrate --adopt TABLE --dry-run` tells how to move in"
+    text = "{0} looks like tasks, too: `python -m backend migrate --adopt {0} --dry-run` tells how to move in"
     return [ours, *(Finding("tables", "warning", text.format(shown(table))) for table in others)]
-
-
-async def _key_set(settings: Settings, keys: dict[str, PublicKey]) -> AsyncIterator[Finding]:
-    if settings.better_auth_mode == "secret":
-        yield Finding("key set", "good", "is not used, since BETTER_AUTH_MODE is secret")
-        return
-    url, needed = settings.key_set_url, settings.better_auth_mode == "jwks"
-    try:
-        body = await _fetched(url)
-        keys |= {} if body is None else parse_key_set(body)
-    except FetchError as error:
-        hint = "is the frontend running? Elsewhere than BETTER_AUTH_URL says: set BETTER_AUTH_JWKS_URL"
-        yield Finding("key set", "bad" if needed else "warning", f"cannot be used: {error}; {hint}")
-        return
-    where = shown_address(url)
-    if keys:
-        names = ", ".join(f"{shown(key.kid)} ({key.algorithms[0]})" for key in keys.values())
-        yield Finding("key set", "good", f"at {where} has {names}")
-    elif body is None:
-        text = f"none at {where}: right for a frontend that signs HS256 with the shared secret, and for no other"
-        yield Finding("key set", "bad" if needed else "good", text)
-    else:
-        yield Finding("key set", "warning", f"at {where} has no usable key: Better Auth makes one when it first signs")
-    yield await _clock(url)
-
-
-async def _fetched(url: str) -> bytes | None:
-    source = HttpSource(url)
-    try:
-        return await source()
-    finally:
-        await source.close()
-
-
-async def _clock(url: str) -> Finding:
-    async with http_client(url) as client:
-        try:
-            # Only the head is read: the body could be slow or endless.
-            async with client.stream("GET", url) as response:
-                ahead = time.time() - parsedate_to_datetime(response.headers["Date"]).timestamp()
-        except (httpx.HTTPError, KeyError, ValueError, OverflowError):
-            return Finding("clock", "warning", "could not be compared: the frontend sends no usable Date")
-    if abs(ahead) <= CLOCK_DRIFT:
-        return Finding("clock", "good", "agrees with the frontend's")
-    direction = "ahead of" if ahead > 0 else "behind"
-    text = f"is {span(abs(ahead))} {direction} the frontend's: set both by NTP, or tokens expire at the wrong time"
-    return Finding("clock", "bad", text)
-
-
-async def _token(case: Case) -> AsyncIterator[Finding]:
-    """Show the verifier's steps, up to the one at which the token failed."""
-    source = HttpSource(case.settings.key_set_url)
-    key_set = KeySet(source)
-    user_id = reason = ""
-    try:
-        user_id = (await token_verifier(case.settings, key_set).verified(case.token)).user_id
-    except (Unauthorized, IssuerUnavailable) as error:
-        reason = error.reason
-    finally:
-        await key_set.close()
-        await source.close()
-    for step, reasons in STEPS.items():
-        if reason in reasons:
-            yield Finding(f"token: {step}", "bad", reasons[reason](case))
-            return
-        yield Finding(f"token: {step}", "good", GOOD[step](case))
-    path = f"/api/{quote(user_id, safe='')}/tasks"
-    yield Finding("token", "good", f"is accepted for the user {shown(user_id)}: call {path}")

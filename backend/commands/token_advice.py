@@ -9,6 +9,8 @@ from typing import Any
 from backend.auth.compact import MAX_TOKEN_LENGTH, unverified_parts
 from backend.auth.jwks import ALGORITHMS, PublicKey
 from backend.auth.source import shown_address
+from backend.commands.cure import cure
+from backend.commands.finding import shown, span
 from backend.settings import Settings
 
 SESSION_TOKEN = (
@@ -25,11 +27,11 @@ _JWT = re.compile(r"(?:^|[^\w.-]|Bearer)(eyJ[\w-]+\.[\w-]+\.[\w-]+)(?=[^\w.-]|$)
 
 @dataclass(frozen=True)
 class Case:
-    """A token, and what its issuer should have signed it with."""
+    """A token, and what its issuer should have signed it with; `keys` is None where there is no key set (404)."""
 
     settings: Settings
     token: str
-    keys: dict[str, PublicKey]
+    keys: dict[str, PublicKey] | None
 
     @property
     def header(self) -> dict[str, Any]:
@@ -45,18 +47,11 @@ class Case:
         key = "the shared secret" if algorithm == "HS256" else f"key {shown(self.header.get('kid'))}"
         return f"signed {algorithm} with {key}"
 
-
-def span(seconds: float) -> str:
-    """Return a duration in words, such as "15 minutes"."""
-    units = {"day": 86_400, "hour": 3_600, "minute": 60, "second": 1}
-    unit = next((unit for unit, size in units.items() if seconds >= size), "second")
-    count = round(seconds / units[unit])
-    return f"{count} {unit}{'' if count == 1 else 's'}"
-
-
-def shown(value: object) -> str:
-    """Return a claim without control characters, which could change what a terminal shows, and not too long."""
-    return (ascii(value)[1:-1] if isinstance(value, str) else ascii(value))[:100]
+    @property
+    def cure(self) -> dict[str, str]:
+        """The settings to change so that issuer and audience are right, with their values."""
+        at_url = self.settings.better_auth_jwks_url is None
+        return cure(self.settings, self.claims, published=at_url and str(self.header.get("kid")) in (self.keys or {}))
 
 
 def unwrapped(text: str) -> str:
@@ -90,13 +85,23 @@ def _algorithm(case: Case) -> str:
 
 
 def _unknown_key(case: Case) -> str:
+    if case.keys is None:
+        return f"is {case.signed}, and nothing is at {_key_set(case)} (404): {_without_key_set(case.settings)}"
     known = ", ".join(shown(kid) for kid in case.keys) or "no usable key"
     question = "is it another frontend's, or older than a reset of its database?"
     return f"is {case.signed}; {_key_set(case)} has {known}: {question}"
 
 
+def _without_key_set(settings: Settings) -> str:
+    usual = "its basePath is not /api/auth: set BETTER_AUTH_JWKS_URL to the address of its key set"
+    if settings.better_auth_jwks_url is None:
+        return f"another program answers there, or {usual}"
+    return f"correct BETTER_AUTH_JWKS_URL, or take it away for {settings.better_auth_url}/api/auth/jwks"
+
+
 def _key_set(case: Case) -> str:
-    return f"the key set at {shown_address(case.settings.key_set_url)}"
+    setting = "BETTER_AUTH_JWKS_URL" if case.settings.better_auth_jwks_url else "BETTER_AUTH_URL"
+    return f"the key set of {setting}, {shown_address(case.settings.key_set_url)},"
 
 
 def _signature(case: Case) -> str:
@@ -108,15 +113,19 @@ def _signature(case: Case) -> str:
     return f"is {case.signed}, and that key did not sign it: changed on the way, or the key was replaced"
 
 
-def _party(claim: str, setting: str) -> Callable[[Case], str]:
+def _party(claim: str, word: str) -> Callable[[Case], str]:
     def text(case: Case) -> str:
         if claim not in case.claims:
             return f"has no {claim}, which a token of the key set needs"
-        accepted = getattr(case.settings, setting.lower()) or (case.settings.better_auth_url,)
-        word = {"iss": "issuer", "aud": "audience"}[claim]
-        return f"{word} is {shown(case.claims[claim])}, accepted is {', '.join(accepted)}: set {setting}"
+        accepted = ", ".join(case.settings.issuers if claim == "iss" else case.settings.audiences)
+        advice = f": set {named(case.cure)}" if case.cure else ""
+        return f"{word} is {shown(case.claims[claim])}, accepted is {accepted}{advice}"
 
     return text
+
+
+def named(settings: dict[str, str]) -> str:
+    return " and ".join(f"{name}={value}" for name, value in settings.items())
 
 
 def _expired(case: Case) -> str:
@@ -166,8 +175,8 @@ STEPS: dict[str, dict[str, Callable[[Case], str]]] = {
         "expired": _expired,
     },
     "issuer and audience": {
-        "issuer": _party("iss", "BETTER_AUTH_ISSUERS"),
-        "audience": _party("aud", "BETTER_AUTH_AUDIENCES"),
+        "issuer": _party("iss", "issuer"),
+        "audience": _party("aud", "audience"),
     },
     "user": {
         "no-identity": _identity,
