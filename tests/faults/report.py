@@ -26,6 +26,19 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Alarm:
+    """When an alert fired after the fault began, and ended after it was over; times in seconds."""
+
+    fault: str
+    alert: str
+    fired: float
+    ended: float
+
+    def __str__(self) -> str:
+        return f"| {self.fault.replace('_', ' ')} | {self.alert} | {self.fired:.0f} s | {self.ended:.0f} s |\n"
+
+
+@dataclass(frozen=True)
 class Table:
     """What stands between two marks in the document."""
 
@@ -66,6 +79,13 @@ SHARES = Table(
 | --- | ---: | ---: | ---: | ---: |
 """,
 )
+ALERTS = Table(
+    "alerts, written by make faults",
+    """\
+| fault | alert | fires after | ends after |
+| --- | --- | ---: | ---: |
+""",
+)
 SLOW = Table(
     "slowhttptest, written by make faults",
     """\
@@ -83,6 +103,6 @@ SOAK = Table(
 
 
 def publish() -> None:
-    for table in (FAULTS, CROWDS, SHARES, SLOW, SOAK):
+    for table in (FAULTS, CROWDS, SHARES, ALERTS, SLOW, SOAK):
         if table.rows:
             table.publish()
