@@ -7,11 +7,11 @@ from tempfile import TemporaryDirectory
 
 import httpx
 import pytest
+from databases import upgrade
 from people import ORIGIN, SECRET, User
 from running import StatementLog, serving, unscoped
 
 from backend.development.embedded import embedded_postgres
-from backend.schema.migrate import upgrade
 from backend.settings import Settings, load_settings
 
 # What takes longest begins first: begun last, it would keep one worker busy while the others have nothing left to do.

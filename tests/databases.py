@@ -1,6 +1,7 @@
 """How does a test get a database of its own, and look into it?"""
 
 import asyncio
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,7 +10,10 @@ from uuid import uuid4
 import asyncpg
 from pydantic import SecretStr
 
+from backend.schema import migrate
 from backend.settings import Settings
+
+PARTITIONS = int(os.environ.get("PARTITIONS", "0"))
 
 
 def execute(url: str, *scripts: str) -> None:
@@ -35,6 +39,11 @@ def ask(url: str, query: str, *values: object) -> list[tuple[Any, ...]]:
             await connection.close()
 
     return asyncio.run(answer())
+
+
+def upgrade(url: str) -> None:
+    """Bring the schema up to date; PARTITIONS=16 runs the tests on tables in so many partitions."""
+    migrate.upgrade(url, partitions=PARTITIONS)
 
 
 @contextmanager

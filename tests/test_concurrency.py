@@ -10,11 +10,10 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from databases import ask, own_database, using
+from databases import ask, own_database, upgrade, using
 from people import User, signed
 from running import serving
 
-from backend.schema.migrate import upgrade
 from backend.settings import Settings
 
 TOGGLES = 500

@@ -23,7 +23,7 @@ from urllib.parse import parse_qs, urlsplit
 import asyncpg
 import httpx
 import pytest
-from databases import ask, execute, own_database, using
+from databases import ask, execute, own_database, upgrade, using
 from people import User
 from running import serving
 from servers import certificates, until
@@ -34,7 +34,7 @@ from backend.database.url import connect_arguments, host, security
 from backend.db import Database
 from backend.development.embedded import embedded_postgres
 from backend.errors import Unavailable
-from backend.schema.migrate import BASE, move, upgrade
+from backend.schema.migrate import BASE, move
 from backend.settings import Settings
 from backend.telemetry.metrics import Metrics
 

@@ -10,6 +10,7 @@ from secrets import token_hex
 from tempfile import TemporaryDirectory
 
 import pytest
+from databases import upgrade
 from people import User
 from relay import Relay, relayed
 from running import serving
@@ -17,7 +18,7 @@ from servers import Postgres, certificates, debian_postgres, program, until
 
 from backend.database import readiness
 from backend.database.failures import OBSTACLES
-from backend.schema.migrate import downgrade, upgrade
+from backend.schema.migrate import downgrade
 from backend.settings import Settings
 
 

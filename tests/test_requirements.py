@@ -13,12 +13,11 @@ from typing import Any
 
 import httpx
 import pytest
-from databases import ask
+from databases import ask, upgrade
 from people import ORIGIN, User, signed
 from servers import application
 
 from backend.development.embedded import embedded_postgres
-from backend.schema.migrate import upgrade
 
 JSON = {"Content-Type": "application/json"}
 

@@ -14,7 +14,7 @@ from databases import execute, own_database
 from people import User
 from running import StatementLog, unscoped
 
-from backend.database.statements import LIST, LIST_AFTER, Statement
+from backend.database.statements import ALL, LIST, LIST_AFTER, Statement
 from backend.schema.migrate import upgrade
 from backend.web.answers import PAGE
 
@@ -138,6 +138,34 @@ def test_a_statement_beyond_the_owner_would_be_seen(statement: str) -> None:
     found = unscoped([scoped, statement, "SELECT 1"])
 
     assert found == [statement]
+
+
+# Every function and operator in a statement, from the tree that PostgreSQL has made of it.
+CALLED = """
+    SELECT DISTINCT called.oid::regprocedure::text, provolatile::text, pronargs::int
+    FROM (SELECT prosqlbody::text AS tree FROM pg_proc WHERE proname = 'probe') probe,
+         regexp_matches(tree, ':(?:opfuncid|funcid) (\\d+)', 'g') number
+    JOIN pg_proc called ON called.oid = number[1]::oid
+"""
+
+
+@pytest.mark.spec("FR-032")
+@pytest.mark.parametrize("statement", ALL, ids=lambda each: " ".join(each.sql.split()[:2]))
+async def test_a_statement_has_no_function_that_citus_refuses(database_url: str, statement: Statement) -> None:
+    """It refuses a volatile one in an UPDATE, and a stable one on a column."""
+    connection = await asyncpg.connect(database_url)
+    transaction = connection.transaction()
+    await transaction.start()
+    types = [each.name for each in (await connection.prepare(statement.sql)).get_parameters()]
+    body = f"BEGIN ATOMIC {statement.sql}; END"
+    await connection.execute(f"CREATE FUNCTION probe({', '.join(types)}) RETURNS SETOF record LANGUAGE sql {body}")
+    called = await connection.fetch(CALLED)
+    await transaction.rollback()
+    await connection.close()
+
+    refused = [name for name, kind, arguments in called if kind == "v" or (kind == "s" and arguments > 0)]
+    assert called
+    assert refused == []
 
 
 @pytest.fixture(scope="module", params=["n / 100", "n % 2000"], ids=["in a row", "in turns"])

@@ -24,6 +24,9 @@ def migrate(
     to: Annotated[str, typer.Option(help="Go to this revision, up or down; base is before the first.")] = "head",
     down: Annotated[bool, typer.Option("--down", help="Go back by one revision.")] = False,
     drop_rows: Annotated[bool, typer.Option("--drop-rows", help="Allow the way back to lose what it names.")] = False,
+    partitions: Annotated[
+        int, typer.Option(min=2, max=1024, help="Make the new table in so many partitions, by hash of the owner.")
+    ] = 0,
     sql: Annotated[bool, typer.Option("--sql", help="Change nothing; print the SQL.")] = False,
     adopt: Annotated[str | None, typer.Option(metavar="TABLE", help="Take over the tasks of another backend.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="--adopt: only print what would be done.")] = False,
@@ -71,13 +74,13 @@ def migrate(
         raise typer.BadParameter("name the table with --adopt TABLE", param_hint="--adopt")
     target = "-1" if down else to
     if sql:
-        print(plan(url, target), end="")
+        print(plan(url, target, partitions=partitions), end="")
     elif check:
         if not is_current(url):
             raise OperatorError(f"The database schema {BEHIND}.")
         print("The database schema is up to date.")
     else:
-        done = move(url, target, drop_rows=drop_rows)
+        done = move(url, target, drop_rows=drop_rows, partitions=partitions)
         print("\n".join(done) or f"The database schema is already {'up to date' if target == 'head' else 'there'}.")
         for table in tables_like_ours(url):
             print(f"The table {table} looks like tasks, too: migrate --adopt {table} --dry-run tells how to move in.")

@@ -80,7 +80,11 @@ _of_owner = col(Task.user_id) == bindparam("user_id")
 _this_task = (col(Task.id) == bindparam("id")) & _of_owner
 
 # The clock may stand still or step back between two changes; the microsecond keeps updated_at growing all the same.
-_later = func.greatest(func.clock_timestamp(), col(Task.updated_at) + text("interval '1 microsecond'"))
+# Citus takes no function on a column that depends on the session's time zone, as adding to a timestamptz does.
+_utc = text("'UTC'")
+_later = func.greatest(
+    func.now(), func.timezone(_utc, func.timezone(_utc, col(Task.updated_at)) + text("interval '1 microsecond'"))
+)
 
 # A list comes in pages; most have one, which is not full. That its size is an argument also helps the planner: of a
 # limit that it does not know it expects little, and follows the index rather than sort all that is left.

@@ -49,18 +49,25 @@ def create_index(name: str, table: str, columns: Sequence[Any], *, unique: bool 
     """Build an index while others read and write; what was done before in this migration is committed.
 
     The migration must be able to run again from its start. An index that an interrupted run has left unfinished is
-    built anew.
+    built anew. PostgreSQL builds none concurrently on a partitioned table: there each partition gets its own, and the
+    table's then takes those in, at once.
     """
-    with op.get_context().autocommit_block():
-        _without_limits()
-        if not context.is_offline_mode() and _is_unfinished(name):
-            op.drop_index(name, table, postgresql_concurrently=True)
-        op.create_index(name, table, columns, unique=unique, postgresql_concurrently=True, if_not_exists=True)
-        _with_limits()
+    partitions = _partitions(table)
+    if partitions is None:
+        _build(name, table, columns, unique=unique)
+        return
+    if not _ask("SELECT to_regclass(:name)::oid", name=name):
+        for number, partition in enumerate(partitions):
+            _build(f"{name}_{number:02}", partition, columns, unique=unique)
+    op.create_index(name, table, columns, unique=unique, if_not_exists=True)
 
 
 def drop_index(name: str, table: str) -> None:
     """Drop an index while others read and write; what was done before in this migration is committed."""
+    if _partitions(table) is not None:
+        # Concurrently PostgreSQL does not; it is done as soon as the lock is there.
+        op.drop_index(name, table, if_exists=True)
+        return
     with op.get_context().autocommit_block():
         _without_limits()
         op.drop_index(name, table, postgresql_concurrently=True, if_exists=True)
@@ -69,15 +76,34 @@ def drop_index(name: str, table: str) -> None:
 
 def refuse_to_lose(what: str, query: str) -> None:
     """End the way back here, unless it may drop the rows that this query counts."""
-    config = context.config
-    count = config.attributes["connection"].scalar(sa.text(query))
-    if count and not config.attributes.get("drop_rows"):
+    count = _ask(query)
+    if count and not context.config.attributes.get("drop_rows"):
         raise MigrationError(f"Going back would lose {what}: {count}. Nothing was dropped; --drop-rows allows it.")
 
 
-def _is_unfinished(name: str) -> bool:
-    query = sa.text("SELECT NOT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)")
-    return bool(op.get_bind().scalar(query, {"name": name}))
+def _ask(query: str, **values: str) -> Any:
+    # Also where the SQL is only printed.
+    return context.config.attributes["connection"].scalar(sa.text(query), values)
+
+
+def _partitions(table: str) -> list[str] | None:
+    """Return the names of a table's partitions; None where it is not partitioned."""
+    query = (
+        "SELECT array_agg(relname::text ORDER BY relname) FROM pg_partition_tree(to_regclass(:table)) JOIN pg_class "
+        "ON oid = relid WHERE level = 1"
+    )
+    # Those that are to be made are not there yet where the SQL is only printed.
+    return _ask(query, table=table) or ([] if context.config.attributes.get("partitions") else None)
+
+
+def _build(name: str, table: str, columns: Sequence[Any], *, unique: bool) -> None:
+    unfinished = _ask("SELECT NOT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)", name=name)
+    with op.get_context().autocommit_block():
+        _without_limits()
+        if unfinished:
+            op.drop_index(name, table, postgresql_concurrently=True)
+        op.create_index(name, table, columns, unique=unique, postgresql_concurrently=True, if_not_exists=True)
+        _with_limits()
 
 
 def _without_limits() -> None:

@@ -28,14 +28,17 @@ VERSION_TABLE = "todo_schema_version"
 # Any number will do as long as every version of this program takes the same one.
 MIGRATION_LOCK = 2_002_002
 BASE, HEAD = "base", "head"
+# How many the table has; null where there is no table.
+PARTITIONS = """SELECT (SELECT count(*) FROM pg_partition_tree(oid) WHERE level = 1)
+    FROM pg_class WHERE oid = to_regclass('task')"""
 
 
-def upgrade(url: str) -> list[str]:
+def upgrade(url: str, *, partitions: int = 0) -> list[str]:
     """Bring the schema up to date; any number of processes may do so at once. Returns what was done.
 
     Each migration is committed by itself, and what an interrupted run has left is taken up by the next.
     """
-    return move(url, HEAD)
+    return move(url, HEAD, partitions=partitions)
 
 
 def downgrade(url: str) -> list[str]:
@@ -43,20 +46,22 @@ def downgrade(url: str) -> list[str]:
     return move(url, BASE)
 
 
-def move(url: str, to: str, *, drop_rows: bool = False, adopted: bool = False) -> list[str]:
+def move(url: str, to: str, *, drop_rows: bool = False, adopted: bool = False, partitions: int = 0) -> list[str]:
     """Bring the schema to a revision, `head`, `base` or `-1` (one back), up or down; return what was done.
 
     Rows are dropped on the way only where the caller says so. A table `task` that is there already is looked at, unless
-    `adopt` has done so.
+    `adopt` has done so. A new one gets so many partitions.
     """
-    return list(
-        on_database(url, lambda connection: _move(connection, to, drop_rows=drop_rows, adopted=adopted), alone=True)
-    )
+
+    def work(connection: Connection) -> list[str]:
+        return _move(connection, to, adopted=adopted, drop_rows=drop_rows, partitions=partitions)
+
+    return list(on_database(url, work, alone=True))
 
 
-def plan(url: str, to: str = HEAD) -> str:
+def plan(url: str, to: str = HEAD, *, partitions: int = 0) -> str:
     """Return the SQL that `move` would send, for psql; nothing is changed."""
-    return str(on_database(url, lambda connection: _plan(connection, to)))
+    return str(on_database(url, lambda connection: _plan(connection, to, partitions)))
 
 
 def is_current(url: str) -> bool:
@@ -96,7 +101,8 @@ def current_revision(connection: Connection) -> str:
     return context.get_current_revision() or BASE
 
 
-def _move(connection: Connection, to: str, *, drop_rows: bool, adopted: bool) -> list[str]:
+def _move(connection: Connection, to: str, *, adopted: bool, drop_rows: bool, partitions: int) -> list[str]:
+    _compare(connection, partitions)
     names = [BASE, *known_revisions(connection)]
     start = current_revision(connection)
     if to == HEAD and start not in names:
@@ -106,9 +112,19 @@ def _move(connection: Connection, to: str, *, drop_rows: bool, adopted: bool) ->
         _examine(connection)
     connection.rollback()
     go = command.downgrade if names.index(end) < names.index(start) else command.upgrade
-    config = alembic_config(connection, drop_rows=drop_rows)
+    config = alembic_config(connection, drop_rows=drop_rows, partitions=partitions)
     patiently(lambda: go(config, end))
     return list(config.attributes["done"])
+
+
+def _compare(connection: Connection, wanted: int) -> None:
+    """Refuse to go on with a table that has not the partitions that are wanted."""
+    found = connection.exec_driver_sql(PARTITIONS).scalar()
+    if wanted and found not in {None, wanted}:
+        raise MigrationError(
+            f"There is a table task already, with {found or 'no'} partitions, and --partitions only makes a new one: "
+            "docs/scaling.md tells how its rows move."
+        )
 
 
 def _examine(connection: Connection) -> None:
@@ -117,11 +133,12 @@ def _examine(connection: Connection) -> None:
         raise MigrationError(f"{text}: {'; '.join(reasons)}. {WAY_ON}.")
 
 
-def _plan(connection: Connection, to: str) -> str:
+def _plan(connection: Connection, to: str, partitions: int) -> str:
+    _compare(connection, partitions)
     names = [BASE, *known_revisions(connection)]
     start = current_revision(connection)
     end = _resolved(names, start, to)
-    config = alembic_config(connection, drop_rows=True)
+    config = alembic_config(connection, drop_rows=True, partitions=partitions)
     config.output_buffer = StringIO()
     if names.index(end) < names.index(start):
         command.downgrade(config, f"{start}:{end}", sql=True)

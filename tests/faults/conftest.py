@@ -3,11 +3,10 @@
 from collections.abc import Iterator
 
 import pytest
+from databases import upgrade
 from faults import report
 from relay import Relay
 from servers import Postgres, debian_postgres
-
-from backend.schema.migrate import upgrade
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,13 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from databases import upgrade
 from faults.befall import befall, settle
 from faults.load import Load
 from relay import Relay, error_response
 from servers import Application, Postgres, application, debian_postgres, until
 
 from backend.database import statements
-from backend.schema.migrate import upgrade
 
 BACKENDS = "SELECT {} FROM pg_stat_activity WHERE application_name LIKE 'todo-backend %'"
 DEADLINE = 2.0

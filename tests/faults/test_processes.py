@@ -8,12 +8,11 @@ from contextlib import ExitStack
 
 import httpx
 import pytest
+from databases import upgrade
 from faults.befall import GUARD, befall, settle
 from faults.load import Load
 from people import signed
 from servers import Application, Postgres, application, debian_postgres, until
-
-from backend.schema.migrate import upgrade
 
 REQUEST = "GET /api/{0}/tasks HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {1}\r\n"
 ENOUGH = 20_000

@@ -7,11 +7,10 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from databases import upgrade
 from faults.befall import settle
 from faults.load import Load
 from servers import NGINX, Application, application, debian_postgres, folder, free_port, listening, program, until
-
-from backend.schema.migrate import upgrade
 
 CLIENTS = 50
 REQUESTS = 100_000 if os.environ.get("FAULTS") == "1" else 1_000

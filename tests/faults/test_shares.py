@@ -4,12 +4,11 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from databases import upgrade
 from faults.crowd import crowd, far, head, mixture, settle_down
 from faults.outcome import Phase, Window, window
 from faults.report import SHARES
 from servers import Postgres, application, debian_postgres
-
-from backend.schema.migrate import upgrade
 
 FILL = """\
 INSERT INTO task (user_id, title, completed)

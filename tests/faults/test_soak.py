@@ -6,14 +6,13 @@ from statistics import mean
 
 import psutil
 import pytest
+from databases import upgrade
 from faults.crowd import beside, crowd, mixture, settle_down
 from faults.load import Load
 from faults.outcome import Phase, Window, window
 from faults.report import SOAK
 from people import lasting
 from servers import Application, application, debian_postgres
-
-from backend.schema.migrate import upgrade
 
 LONG = "SOAK_SECONDS" in os.environ
 SECONDS = int(os.environ.get("SOAK_SECONDS", "6"))

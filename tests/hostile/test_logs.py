@@ -16,12 +16,10 @@ from urllib.parse import quote
 from uuid import uuid4
 
 import pytest
-from databases import execute, own_database
+from databases import execute, own_database, upgrade
 from hostile.test_paths import OPERATIONS, exchange, raw
 from people import ORIGIN, SECRET, User, signed
 from servers import free_port
-
-from backend.schema.migrate import upgrade
 
 ROOT = Path(__file__).resolve().parents[2]
 PROXY = "10.9.8.0/24"

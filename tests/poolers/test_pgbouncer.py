@@ -11,11 +11,10 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from databases import upgrade
 from faults.load import Load, Tally
 from people import User
 from servers import Postgres, application, debian_postgres, pgbouncer, until
-
-from backend.schema.migrate import upgrade
 
 SET_UP, FORGOTTEN = "false", "true"
 

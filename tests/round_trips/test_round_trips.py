@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import asyncpg
 import httpx
 import pytest
-from databases import ask
+from databases import ask, upgrade
 from people import ORIGIN, SECRET, User
 from relay import Relay, relayed
 from running import serving
@@ -18,7 +18,6 @@ from servers import Postgres, debian_postgres, until
 from backend.database.connection import Connection
 from backend.database.statements import ALL
 from backend.database.url import connect_arguments
-from backend.schema.migrate import upgrade
 from backend.settings import Settings, load_settings
 from backend.web.answers import PAGE
 
