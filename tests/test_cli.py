@@ -448,8 +448,11 @@ def test_migrate_mentions_a_table_that_looks_like_tasks(database: str, monkeypat
     assert "The table todos looks like tasks, too: migrate --adopt todos --dry-run" in result.stdout
 
 
-@pytest.mark.parametrize("arguments", [["--assume-utc"], ["--adopt", "tasks", "--column", "heading"]])
-def test_an_option_of_moving_in_that_means_nothing_is_refused(
+@pytest.mark.parametrize(
+    "arguments",
+    [["--assume-utc"], ["--adopt", "tasks", "--column", "heading"], ["--adopt", "tasks", "--partitions", "2"]],
+)
+def test_an_option_of_migrate_that_means_nothing_is_refused(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NEON_DATABASE_URL", "postgresql://u:p@127.0.0.1:1/x")
@@ -457,6 +460,17 @@ def test_an_option_of_moving_in_that_means_nothing_is_refused(
     result = CliRunner().invoke(cli, ["migrate", *arguments])
 
     assert result.exit_code == 2
+
+
+@pytest.mark.spec("FR-032")
+def test_migrate_makes_partitions(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEON_DATABASE_URL", database)
+
+    sql = CliRunner().invoke(cli, ["migrate", "--partitions", "2", "--sql"]).stdout
+    CliRunner().invoke(cli, ["migrate", "--partitions", "2"])
+
+    assert sql.count("PARTITION OF task") == 2
+    assert ask(database, "SELECT count(*) FROM pg_partition_tree('task') WHERE level = 1") == [(2,)]
 
 
 def test_migrate_prints_the_sql_and_goes_back_by_one(database: str, monkeypatch: pytest.MonkeyPatch) -> None:

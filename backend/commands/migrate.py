@@ -65,6 +65,8 @@ def migrate(
         "UTC" if assume_utc else time_zone, owner, new_ids, keep_long, dict(_pair(each) for each in column or ()),
         frozenset(drop_not_null or ()), frozenset(drop or ()), frozenset(keep or ()),
     )  # fmt: skip
+    if partitions and (adopt or down):
+        raise typer.BadParameter("only makes a new table", param_hint="--partitions")
     if adopt is not None:
         print("\n".join(take_over(url, adopt, choices, dry_run=dry_run)), flush=True)
         # The rest is as for a table that was fit from the start.
