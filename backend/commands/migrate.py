@@ -25,7 +25,7 @@ def migrate(
     down: Annotated[bool, typer.Option("--down", help="Go back by one revision.")] = False,
     drop_rows: Annotated[bool, typer.Option("--drop-rows", help="Allow the way back to lose what it names.")] = False,
     partitions: Annotated[
-        int, typer.Option(min=2, max=1024, help="Make the new table in so many partitions, by hash of the owner.")
+        int, typer.Option(min=0, max=1024, help="Make the new table in so many partitions, by hash of the owner.")
     ] = 0,
     sql: Annotated[bool, typer.Option("--sql", help="Change nothing; print the SQL.")] = False,
     adopt: Annotated[str | None, typer.Option(metavar="TABLE", help="Take over the tasks of another backend.")] = None,
