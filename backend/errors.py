@@ -101,6 +101,24 @@ class BadKey(Problem):
     errors = [FieldError(loc=["header", "Idempotency-Key"], msg=detail, type="idempotency_key")]
 
 
+class PreflightRefused(Problem):
+    """A browser's question before it sends a page's request; the page itself never sees the answer."""
+
+    status = 400
+    detail = "This method or header is not allowed; Access-Control-Allow-Methods and -Headers list those that are."
+    errors = [FieldError(loc=["header"], msg=detail, type="preflight_refused")]
+
+
+class OriginRefused(PreflightRefused):
+    detail = "This origin is not allowed; set CORS_ORIGINS."
+
+    def __init__(self, origin: str | None) -> None:
+        super().__init__("origin")
+        if origin:
+            self.detail = self.detail.replace("This origin", f"The origin {origin}")
+        self.errors = [FieldError(loc=["header", "Origin"], msg=self.detail, type="origin_refused")]
+
+
 class Invalid(Problem):
     """A field breaks a rule; `detail` says the first one in a sentence, `errors` all of them."""
 

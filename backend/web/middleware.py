@@ -15,7 +15,6 @@ from fastapi.exceptions import RequestValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -26,13 +25,13 @@ from backend.telemetry import logs
 from backend.telemetry.metrics import NO_ROUTE, Metrics
 from backend.web.answers import private
 from backend.web.headers import Headers, described
+from backend.web.preflights import Preflights
 from backend.web.request_log import RequestLog
 from backend.web.routing import invalid, template
 
 # What FastAPI's `exception_handlers` holds: a status or a class, and what to call.
 Handlers = dict[Any, Any]
 
-PREFLIGHT_SECONDS = 7_200
 EXPOSED = ("WWW-Authenticate", "Retry-After", "X-Request-Id")
 VARY = (b"vary", b"Origin")
 CROWDED = orjson.dumps({"detail": Overloaded.detail})
@@ -71,14 +70,7 @@ class Envelope:
             app = kind(app, *arguments, **options)
         self._app = app
         self._readable = {origin.encode(): _readable_by(origin) for origin in origins}
-        self._preflight = CORSMiddleware(
-            app,
-            allow_origins=origins,
-            allow_credentials=True,
-            allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
-            allow_headers=["authorization", "content-type", "idempotency-key", "x-request-id"],
-            max_age=PREFLIGHT_SECONDS,
-        )
+        self._preflight = Preflights(app, origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -1,5 +1,6 @@
 """Which pages may call the API from a browser, and can they read every answer?"""
 
+import re
 from collections.abc import Iterator
 
 import httpx
@@ -9,6 +10,7 @@ from hostile.test_paths import OPERATIONS, exchange, raw
 from people import ORIGIN, SECRET, User, signed
 from running import StatementLog, serving
 
+from backend.errors import PreflightRefused
 from backend.schema.migrate import upgrade
 from backend.settings import Settings, SettingsError, load_settings
 
@@ -69,7 +71,8 @@ def test_the_frontends_preflight_is_granted_without_a_token(
 def test_a_preflight_for_more_than_there_is_is_refused(anonymous: httpx.Client, method: str, asked: str) -> None:
     answer = anonymous.options("/api/someone/tasks", headers=preflight(ORIGIN, method, asked))
 
-    assert answer.status_code == 400
+    assert (answer.status_code, answer.json()["detail"]) == (400, PreflightRefused.detail)
+    assert answer.headers["access-control-allow-origin"] == ORIGIN
     assert "evil" not in f"{answer.headers} {answer.text}"
 
 
@@ -103,7 +106,29 @@ def test_another_origin_is_granted_nothing(base_url: str, alice: User, origin: s
     for answer in (asked, sent, refused, two):
         assert "access-control-allow-origin" not in answer.headers
         assert "origin" in words(answer.headers["vary"])
-        assert "evil" not in f"{answer.headers} {answer.text}"
+        assert "evil" not in f"{answer.headers} {'' if answer is asked else answer.text}"
+
+
+@pytest.mark.spec("FR-019", "FR-015", "FR-016")
+@pytest.mark.parametrize(
+    "origin", [*OTHER_ORIGINS, f"http://{'a' * 300}.test", "http://<script>.test", 'http://"\x9b.test']
+)
+def test_a_refused_preflight_says_which_origin_and_what_to_set(
+    base_url: str, caplog: pytest.LogCaptureFixture, origin: str
+) -> None:
+    lines = [f"{name}: {value}" for name, value in preflight(origin, "PUT", ASKED).items()]
+    strange = len(origin) > 300 or not re.fullmatch("null|[a-z-]+://[a-zA-Z0-9.:[\\]-]+", origin)
+
+    answer = exchange(base_url, raw(None, "OPTIONS", "/api/bob/tasks", *lines))
+
+    detail = f"{'This origin' if strange else f'The origin {origin}'} is not allowed; set CORS_ORIGINS."
+    error = {"loc": ["header", "Origin"], "msg": detail, "type": "origin_refused"}
+    assert (answer.status_code, answer.json()) == (400, {"detail": detail, "errors": [error]})
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["cache-control"] == "no-store"
+    assert "PUT" in answer.headers["access-control-allow-methods"]
+    told = [record for record in caplog.records if record.event == "preflight-refused"]  # type: ignore[attr-defined]  # ours
+    assert [(record.getMessage(), record.origin) for record in told] == [(detail, None if strange else origin)]  # type: ignore[attr-defined]  # ours
 
 
 # Status, token (the owner's, none, or a word), method, path, body and content type.
