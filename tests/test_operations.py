@@ -4,8 +4,10 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
+import typer
 from uvicorn.supervisors import Multiprocess
 
+from backend.commands.cli import cli
 from backend.database.failures import MISTAKEN
 from backend.server.limits import Limits
 from backend.settings import Settings
@@ -66,3 +68,12 @@ def test_every_signal_is_listed() -> None:
     signals = {name.split()[0] for name in listed("Start, stop, replace") if name.startswith("SIG")}
 
     assert signals == handled - {"SIGSIGNALS", "SIGBREAK"}  # Windows has the latter
+
+
+def test_every_option_of_migrate_is_listed() -> None:
+    parameters = typer.main.get_command(cli).commands["migrate"].params  # type: ignore[attr-defined]  # it is a group
+    options = {each.opts[0] for each in parameters if "--adopt:" not in (each.help or "")}
+
+    told = {name.split()[0] for name in listed("Start, stop, replace") if name.startswith("--")}
+
+    assert told == options - {"--new", "--drop-rows"}  # for who changes the code, and in the row of --to

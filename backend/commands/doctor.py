@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import os
+import shlex
 import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict, replace
@@ -20,6 +21,7 @@ from backend.database.failures import BEHIND, NOT_CONNECTED, describe, obstacle
 from backend.database.readiness import OUR_SHARE
 from backend.database.url import connect_arguments, direct, host, security
 from backend.schema.change import MigrationError
+from backend.schema.grant import lacking
 from backend.schema.migrate import is_current, tables_like_ours
 from backend.settings import ENV_FILE, Settings, SettingsError, load_settings
 
@@ -117,7 +119,9 @@ async def _database(settings: Settings) -> AsyncIterator[Finding]:
     except NOT_CONNECTED as error:
         yield Finding("database", "bad", f"cannot be used: {describe(error)}; {CURES.get(obstacle(error), OWN_WORDS)}")
     else:
-        for each in await _schema(url):
+        yield (rights := await _rights(url))
+        # Who may not look into the schema would say that there is nothing.
+        for each in await _schema(url) if rights.verdict == "good" else ():
             yield each
 
 
@@ -148,6 +152,17 @@ def _pool(settings: Settings, most: int, reserved: int) -> Finding:
         return Finding("connections", "good", text)
     share = max(1, (granted - 1) // settings.workers)
     return Finding("connections", "warning", f"{text}: set DATABASE_POOL_SIZE={share}")
+
+
+async def _rights(url: str) -> Finding:
+    try:
+        role, missing = await asyncio.to_thread(lacking, url)
+    except MigrationError as error:
+        return Finding("rights", "bad", str(error))
+    if not missing:
+        return Finding("rights", "good", f"the role {shown(role)} lacks none that `serve` needs")
+    cure = f"run `python -m backend migrate --grant {shlex.quote(role)}` as the role that owns them"
+    return Finding("rights", "bad", f"the role {shown(role)} lacks {', '.join(missing)}: {cure}")
 
 
 async def _schema(url: str) -> list[Finding]:

@@ -28,6 +28,10 @@ def migrate(
         int, typer.Option(min=0, max=1024, help="Make the new table in so many partitions, by hash of the owner.")
     ] = 0,
     sql: Annotated[bool, typer.Option("--sql", help="Change nothing; print the SQL.")] = False,
+    grant: Annotated[
+        str | None,
+        typer.Option(metavar="ROLE", help="Only give this role the rights that `serve` needs, and print their SQL."),
+    ] = None,
     adopt: Annotated[str | None, typer.Option(metavar="TABLE", help="Take over the tasks of another backend.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="--adopt: only print what would be done.")] = False,
     assume_utc: Annotated[bool, typer.Option("--assume-utc", help="--adopt: times without a zone are UTC.")] = False,
@@ -53,6 +57,7 @@ def migrate(
     """
     from backend.database.failures import BEHIND
     from backend.schema.adopt import adopt as take_over
+    from backend.schema.grant import grant as grant_to
     from backend.schema.migrate import is_current, move, plan, tables_like_ours, write_next
     from backend.schema.plan import Choices
 
@@ -61,6 +66,9 @@ def migrate(
         print("Read it, put it into its form with `make format`, and run `migrate` without --new.")
         return
     url = load_database_url()
+    if grant is not None:
+        print("\n".join(grant_to(url, grant, dry_run=sql)))
+        return
     choices = Choices(
         "UTC" if assume_utc else time_zone, owner, new_ids, keep_long, dict(_pair(each) for each in column or ()),
         frozenset(drop_not_null or ()), frozenset(drop or ()), frozenset(keep or ()),

@@ -18,19 +18,45 @@ OUR_SHARE = 0.9
 # Seconds between two looks at the server while something is wrong, and while more connections would be of use.
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 LOOK_FOR_MORE = 2.0
+
+
+def rights(role: str) -> str:
+    """Return SQL for the rights that serving needs, each with its target and whether a role, an SQL expression, has it.
+
+    A column's right counts like the table's. A `serial` needs its sequence, an identity does not.
+    """
+    # A schema that the role may not use is left out of its search path, so that `task` alone would not be found there.
+    return f"""WITH task AS (
+  SELECT oid, relnamespace, relnamespace::regnamespace AS schema FROM pg_class
+   WHERE oid = coalesce(to_regclass('task')::oid, (
+           SELECT oid FROM pg_class WHERE relname = 'task' AND relnamespace = to_regnamespace('public'))))
+SELECT 'CONNECT' AS wanted, format('DATABASE %I', current_database()) AS target,
+       has_database_privilege({role}, current_database(), 'CONNECT') AS held
+UNION ALL
+SELECT 'USAGE', format('SCHEMA %s', schema), has_schema_privilege({role}, relnamespace, 'USAGE') FROM task
+UNION ALL
+SELECT wanted, format('TABLE %s.task', schema), CASE wanted
+         WHEN 'DELETE' THEN has_table_privilege({role}, oid, wanted)
+         ELSE has_any_column_privilege({role}, oid, wanted) END
+  FROM task, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS wanted
+UNION ALL
+SELECT 'USAGE', format('SEQUENCE %s.%I', sequence.relnamespace::regnamespace, sequence.relname),
+       has_sequence_privilege({role}, sequence.oid, 'USAGE, UPDATE')
+  FROM task JOIN pg_attrdef ON adrelid = task.oid
+  JOIN pg_depend ON classid = 'pg_attrdef'::regclass AND objid = pg_attrdef.oid
+  JOIN pg_class AS sequence ON refclassid = 'pg_class'::regclass AND refobjid = sequence.oid AND relkind = 'S'"""  # noqa: S608 - the role is one of two expressions of ours
+
+
 # What the server grants to everybody together, how many processes of this backend share it, and what keeps it from
 # serving us. pg_stat_activity shows the names of our own role's sessions to everybody.
-EXAMINE = """SELECT current_setting('max_connections')::int
+EXAMINE = f"""SELECT current_setting('max_connections')::int
          - current_setting('superuser_reserved_connections')::int AS granted,
        (SELECT count(DISTINCT application_name)::int FROM pg_stat_activity
          WHERE application_name LIKE $2) AS instances,
-       CASE WHEN (SELECT count(*) FROM pg_attribute WHERE attrelid = to_regclass('task') AND NOT attisdropped
+       CASE WHEN EXISTS (SELECT FROM ({rights("current_user")}) AS needed WHERE NOT held) THEN 'rights'
+            WHEN (SELECT count(*) FROM pg_attribute WHERE attrelid = to_regclass('task') AND NOT attisdropped
                      AND attname = ANY ($1::text[])) < cardinality($1) THEN 'schema'
-            WHEN NOT (has_any_column_privilege(to_regclass('task'), 'SELECT')
-                      AND has_any_column_privilege(to_regclass('task'), 'INSERT')
-                      AND has_any_column_privilege(to_regclass('task'), 'UPDATE')
-                      AND has_table_privilege(to_regclass('task'), 'DELETE')) THEN 'rights'
-            WHEN current_setting('transaction_read_only')::bool THEN 'read-only' END AS obstacle"""
+            WHEN current_setting('transaction_read_only')::bool THEN 'read-only' END AS obstacle"""  # noqa: S608 - see above
 
 
 class Readiness:
