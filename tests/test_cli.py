@@ -553,9 +553,11 @@ def test_token_without_a_secret_names_the_variable(monkeypatch: pytest.MonkeyPat
             ["migrate"],
             ["schema", "NEON_DATABASE_URL", "direct host", "--check", "Change nothing", "--new", "next migration"],
         ),
+        (["user"], ["export", "erase", "one user", "NEON_DATABASE_URL"]),
+        (["user", "erase"], ["USER_ID", "path of the API", "for good", "--yes", "token"]),
         (["token"], ["HS256", "development", "BETTER_AUTH_SECRET", "--expires", "user's id"]),
     ],
-    ids=["all", "dev", "serve", "migrate", "token"],
+    ids=["all", "dev", "serve", "migrate", "user", "erase", "token"],
 )
 def test_help_says_what_a_command_does(command: list[str], words: list[str]) -> None:
     result = CliRunner().invoke(cli, [*command, "--help"], env={"COLUMNS": "100", "TERM": "dumb"})

@@ -8,6 +8,7 @@ import typer
 from uvicorn.supervisors import Multiprocess
 
 from backend.commands.cli import cli
+from backend.commands.user import user
 from backend.database.failures import MISTAKEN
 from backend.server.limits import Limits
 from backend.settings import Settings
@@ -77,3 +78,9 @@ def test_every_option_of_migrate_is_listed() -> None:
     told = {name.split()[0] for name in listed("Start, stop, replace") if name.startswith("--")}
 
     assert told == options - {"--new", "--drop-rows"}  # for who changes the code, and in the row of --to
+
+
+def test_every_command_about_a_user_is_listed() -> None:
+    commands = typer.main.get_command(user).commands  # type: ignore[attr-defined]  # it is a group
+
+    assert listed("What is kept of a user") == {f"user {name} USER_ID" for name in commands}

@@ -13,6 +13,7 @@ from backend.commands.local import demo, dev
 from backend.commands.migrate import migrate
 from backend.commands.serve import serve
 from backend.commands.token import token
+from backend.commands.user import user
 from backend.errors import OperatorError
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -58,6 +59,7 @@ def doctor(
 
 for each in (dev, demo, serve, migrate, token, doctor):
     cli.command()(each)
+cli.add_typer(user, name="user")
 
 
 def run() -> None:

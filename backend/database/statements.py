@@ -1,7 +1,7 @@
 """Which SQL does the application send?
 
-All of it: seven statements, built once from the model, each of them limited to its owner. What a client may set comes
-from `TaskCreate` and `TaskUpdate`, what it is shown from `TaskRead`.
+All of it: seven statements, and one of a command, built once from the model, each of them limited to its owner. What a
+client may set comes from `TaskCreate` and `TaskUpdate`, what it is shown from `TaskRead`.
 """
 
 import hashlib
@@ -53,16 +53,20 @@ class Statement:
         return [values[parameter] for parameter in self.parameters]
 
 
-# Every statement that was made below: each connection begins with preparing them.
+# The statements of the API: each connection begins with preparing them.
 ALL: list[Statement] = []
 
 
 def _compiled(
     label: str, query: ClauseElement, again: Again = Again.IDEMPOTENT, *, client_again: bool = True
 ) -> Statement:
-    compiled: Any = query.compile(dialect=asyncpg.dialect(paramstyle="numeric_dollar"))  # type: ignore[no-untyped-call]
-    ALL.append(Statement(str(compiled), tuple(compiled.positiontup), again, client_again, label))
+    ALL.append(_unprepared(label, query, again, client_again=client_again))
     return ALL[-1]
+
+
+def _unprepared(label: str, query: ClauseElement, again: Again, *, client_again: bool = True) -> Statement:
+    compiled: Any = query.compile(dialect=asyncpg.dialect(paramstyle="numeric_dollar"))  # type: ignore[no-untyped-call]
+    return Statement(str(compiled), tuple(compiled.positiontup), again, client_again, label)
 
 
 def _sent(name: str) -> ColumnElement[Any]:
@@ -133,3 +137,5 @@ TOGGLE = _compiled(
     client_again=False,
 )
 DELETE = _compiled("delete", delete(Task).where(_this_task).returning(*_columns), Again.GONE_IS_DONE)
+# `user erase` alone sends it.
+ERASE = _unprepared("erase", delete(Task).where(_of_owner), Again.IDEMPOTENT)
