@@ -1,6 +1,8 @@
 FROM python:3.13-slim AS build
 WORKDIR /app
-COPY requirements.txt ./
+# requirements-traces.txt has OpenTelemetry's SDK as well.
+ARG REQUIREMENTS=requirements.txt
+COPY $REQUIREMENTS requirements.txt
 RUN python -m venv --without-pip .venv \
     && python -m pip --python .venv/bin/python install --no-cache-dir --require-hashes -r requirements.txt
 COPY backend backend

@@ -4,6 +4,8 @@ PYTHON ?= python3
 PORT ?= 8000
 UV_VERSION := 0.13.8
 BIN := .venv/bin
+LOCK := $(BIN)/python -m uv pip compile --universal --python-version 3.11 --generate-hashes --no-header \
+	--no-emit-index-url --no-emit-find-links --upgrade --quiet pyproject.toml
 BETTER_AUTH := tests/better_auth/node_modules
 # Where one of these is missing its tests are left out, and cover less than pyproject.toml asks for.
 COMPLETE = $(shell command -v node >/dev/null && command -v chromium >/dev/null && test -d /usr/lib/postgresql && echo yes)
@@ -84,9 +86,8 @@ format: setup ## put the code into its form
 	$(BIN)/ruff format
 
 lock: setup ## resolve the dependencies again
-	$(BIN)/python -m uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
-		--no-emit-find-links --upgrade --quiet pyproject.toml --extra docs --output-file requirements.txt
-	$(BIN)/python -m uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
-		--no-emit-find-links --upgrade --quiet pyproject.toml --extra dev --output-file requirements-dev.txt
+	$(LOCK) --extra docs --output-file requirements.txt
+	$(LOCK) --extra docs --extra traces --output-file requirements-traces.txt
+	$(LOCK) --extra dev --output-file requirements-dev.txt
 
 .PHONY: help setup better-auth run demo check test types tests newest faults soak recipes sbom bench format lock

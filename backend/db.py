@@ -13,12 +13,14 @@ from weakref import WeakValueDictionary
 
 from asyncpg import Record
 from asyncpg import exceptions as postgres
+from opentelemetry.trace import Tracer
 
 from backend.database import failures
 from backend.database.attempts import CONNECT_LIMIT
 from backend.database.connection import APPLICATION_NAME, TIME_LIMIT, Connection
 from backend.database.pool import Pool
 from backend.database.readiness import Readiness
+from backend.database.spans import traced
 from backend.database.statements import Again, Statement
 from backend.database.url import connect_arguments, direct
 from backend.database.waiters import Departure
@@ -54,8 +56,10 @@ class Database:
         deadline: float,
         prepare: bool = True,
         metrics: Metrics,
+        tracer: Tracer | None = None,
     ) -> None:
-        self._fetch = metrics.timed(Connection.fetch)
+        fetch = metrics.timed(Connection.fetch)
+        self._fetch = traced(fetch, tracer, url) if tracer else fetch
         self._arguments = {"timeout": CONNECT_LIMIT, "statement_cache_size": 0} | connect_arguments(url)
         # The name is this process's own, so that the processes can be counted.
         settings = {"application_name": f"{APPLICATION_NAME} {token_hex(4)}"}

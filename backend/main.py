@@ -20,13 +20,14 @@ from backend.db import Database
 from backend.errors import MethodNotAllowed, NotFound
 from backend.routes import health, tasks
 from backend.settings import Settings, SettingsError, load_settings
-from backend.telemetry import logs
+from backend.telemetry import logs, traces
 from backend.telemetry.metrics import Metrics
 from backend.web.docs_page import show_docs
 from backend.web.middleware import Envelope
 from backend.web.openapi import with_our_422
 from backend.web.request_log import RequestLog
 from backend.web.routing import Route, copied
+from backend.web.spans import Traced
 
 DESCRIPTION = """\
 The backend of a multi-user Todo application whose frontend signs people in with [Better Auth](https://better-auth.com).
@@ -60,7 +61,13 @@ class TodoAPI(FastAPI):
             docs_url=None,
             redoc_url=None,
             redirect_slashes=False,  # the address would be made of the `Host` that a client sends
-            telemetry={"tracing": False, "metrics": False, "logs": False},
+            # It sets OpenTelemetry up where OTEL_… asks for it, unless somebody has; but its spans have the query.
+            telemetry={
+                "auto_configure": not traces.tracer(),
+                "exclude": lambda _scope: True,
+                "metrics": False,
+                "logs": False,
+            },
         )
         # What FastAPI would say itself, `Envelope` does.
         theirs = (http_exception_handler, request_validation_exception_handler)
@@ -79,14 +86,17 @@ class TodoAPI(FastAPI):
     def build_middleware_stack(self) -> ASGIApp:
         settings = self._settings
         user_key = settings.secrets[0] if settings.log_users == "hashed" else None
-        return Envelope(
+        log = RequestLog(probes=settings.log_probes, user_key=user_key)
+        envelope = Envelope(
             self._dispatch,
             metrics=self._metrics,
-            log=RequestLog(probes=settings.log_probes, user_key=user_key),
+            log=log,
             origins=[settings.better_auth_url, *settings.cors_origins],
             handlers=self.exception_handlers,
             middleware=self.user_middleware,
         )
+        tracer = traces.tracer()
+        return Traced(envelope, tracer, log) if tracer else envelope
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request by our own layer at once; FastAPI looks for telemetry first, each time."""
@@ -164,7 +174,9 @@ def token_verifier(settings: Settings, key_set: KeySet) -> TokenVerifier:
 
 def _lifespan(settings: Settings, metrics: Metrics) -> Callable[[FastAPI], AbstractAsyncContextManager[State]]:
     @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[State]:
+        if tracer := traces.tracer():
+            app.middleware_stack = app.build_middleware_stack()  # again: now the spans are wanted
         database = Database(
             settings.database_url,
             statements.ALL,
@@ -173,6 +185,7 @@ def _lifespan(settings: Settings, metrics: Metrics) -> Callable[[FastAPI], Abstr
             deadline=settings.request_deadline,
             prepare=settings.database_prepared_statements,
             metrics=metrics,
+            tracer=tracer,
         )
         source = HttpSource(settings.key_set_url)
 
@@ -188,6 +201,8 @@ def _lifespan(settings: Settings, metrics: Metrics) -> Callable[[FastAPI], Abstr
         await key_set.close()
         await source.close()
         await database.close()
+        if tracer:
+            await traces.finish()
 
     return lifespan
 

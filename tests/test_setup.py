@@ -172,7 +172,14 @@ def test_an_environment_whose_python_is_gone_is_made_again(tree: Path) -> None:
     assert "Creating .venv …" in again.stdout
 
 
-@pytest.mark.parametrize(("lock", "extras"), [("requirements.txt", ["docs"]), ("requirements-dev.txt", ["dev"])])
+@pytest.mark.parametrize(
+    ("lock", "extras"),
+    [
+        ("requirements.txt", ["docs"]),
+        ("requirements-traces.txt", ["docs", "traces"]),
+        ("requirements-dev.txt", ["dev", "traces"]),
+    ],
+)
 def test_the_lock_has_every_dependency_with_its_hash_and_names_no_host(lock: str, extras: list[str]) -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     text = (REPOSITORY / lock).read_text()

@@ -96,10 +96,17 @@ def direct(url: str) -> str:
     return parts._replace(netloc=f"{credentials}{at}{label.removesuffix('-pooler')}{dot}{domain}").geturl()
 
 
+def place(url: str) -> tuple[str, int, str]:
+    """Return host, port and database of a URL that `connect_arguments` has accepted."""
+    parts = urlsplit(url)
+    options = {"port": "5432"} | dict(parse_qsl(parts.query))
+    host = unquote(parts.hostname or "") or options["host"]
+    return host, parts.port or int(options["port"]), unquote(parts.path.strip("/")) or options["dbname"]
+
+
 def host(url: str) -> str:
     """Return the host of a URL that `connect_arguments` has accepted, or "a socket"."""
-    parts = urlsplit(url)
-    name = unquote(parts.hostname or "") or dict(parse_qsl(parts.query))["host"]
+    name = place(url)[0]
     return "a socket" if name.startswith("/") else name
 
 

@@ -6,11 +6,12 @@ One JSON object in production, for machines; a readable line in development. Bot
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import partial
+from types import MappingProxyType
 from typing import TextIO
 
 import orjson
@@ -23,6 +24,8 @@ ACCESS = "backend.access"
 access_log = logging.getLogger(ACCESS)
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
+# The fields that name the trace and the span; none outside a request that belongs to a trace.
+trace: ContextVar[Mapping[str, str]] = ContextVar("trace", default=MappingProxyType({}))
 
 READABLE = "%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s request_id=%(request_id)s"
 FIELDS = "%(levelname)s %(name)s %(event)s %(message)s %(request_id)s"
@@ -37,9 +40,10 @@ class UtcFormatter(logging.Formatter):
 
 
 class WithRequestId(logging.Filter):
-    """Adds the id of the request that is being served to each line, and an event to those of libraries."""
+    """Adds the ids of the request that is being served to each line, and an event to those of libraries."""
 
     def filter(self, record: logging.LogRecord) -> bool:
+        record.__dict__.update(trace.get())
         record.request_id = getattr(record, "request_id", request_id.get())
         record.event = getattr(record, "event", "server" if record.name.startswith("uvicorn") else "other")
         return True
@@ -120,6 +124,7 @@ def _write_json(write: Callable[[bytes], int], message: str, facts: dict[str, ob
         "logger": ACCESS,
         "message": message,
         "request_id": request_id.get(),
+        **trace.get(),
         "time": datetime.now(UTC),
         **facts,
     }

@@ -21,7 +21,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backend.errors import Departed, InternalError, Overloaded, Problem, Refusal
-from backend.telemetry import logs
+from backend.telemetry import logs, traces
 from backend.telemetry.metrics import NO_ROUTE, Metrics
 from backend.web.answers import private
 from backend.web.headers import Headers, described
@@ -77,8 +77,9 @@ class Envelope:
             await self._app(scope, receive, send)
             return
         started, status, ended = time.perf_counter(), 0, False
-        app, request_id, added = self._addressed(scope)
+        app, request_id, parent, added = self._addressed(scope)
         logs.request_id.set(request_id)
+        logs.trace.set(traces.ids(parent) if parent else {})
         # Only what needs the database: neither the checks and the document nor a preflight do.
         crowded = (state := scope.get("state")) and state["database"].pool.crowded
         if crowded and app is self._app and scope["path"].startswith("/api/"):
@@ -119,9 +120,10 @@ class Envelope:
         await send({"type": "http.response.start", "status": Overloaded.status, "headers": [*CROWDED_HEADERS, *added]})
         await send({"type": "http.response.body", "body": CROWDED})
 
-    def _addressed(self, scope: Scope) -> tuple[ASGIApp, str, Headers]:
-        """Return who answers the request, its id, the client's own where it is harmless, and what any answer says."""
-        request_id = origin = asked = None
+    def _addressed(self, scope: Scope) -> tuple[ASGIApp, str, bytes | None, Headers]:
+        """Return who answers the request, its id, the client's own where it is harmless, its `traceparent`, and what
+        any answer says."""
+        request_id = origin = asked = parent = None
         closing: Headers = []
         for name, value in scope["headers"]:
             if name == b"origin":
@@ -130,6 +132,8 @@ class Envelope:
                 request_id = value.decode()
             elif name == b"access-control-request-method":
                 asked = value
+            elif name == b"traceparent":
+                parent = value if parent is None else b"several"
             elif name == b"upgrade":
                 # `serve` hands none on. Another server's parser may take what follows for another protocol, and the
                 # next request would begin in the middle of this one's body.
@@ -138,8 +142,8 @@ class Envelope:
         request_id = request_id or f"{getrandbits(128):032x}"
         headers = [(b"x-request-id", request_id.encode()), *closing]
         if origin is not None and asked is not None and scope["method"] == "OPTIONS":
-            return self._preflight, request_id, headers
-        return self._app, request_id, [*headers, *self._readable.get(origin or b"", [VARY])]
+            return self._preflight, request_id, parent, headers
+        return self._app, request_id, parent, [*headers, *self._readable.get(origin or b"", [VARY])]
 
     async def _response(self, request: Request, error: Exception) -> Response | None:
         """Return what the client is told, and tell the log why; None where there is nobody to be told."""

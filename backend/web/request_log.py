@@ -9,6 +9,7 @@ import re
 from functools import lru_cache
 from hashlib import blake2b
 from ipaddress import ip_address
+from typing import Any
 
 from fastapi.exceptions import ResponseValidationError
 from starlette.types import Scope
@@ -20,6 +21,8 @@ from backend.web.routing import template
 
 logger = logging.getLogger(__name__)
 
+# A client without an address.
+UNKNOWN = "unknown"
 # A JWT begins with eyJ, which is {" in base64url; some frontends put it where it does not belong.
 _TOKEN = re.compile(r"eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9._-]*")
 
@@ -37,7 +40,7 @@ class RequestLog:
 
     def answered(self, event: str, scope: Scope, status: int, seconds: float) -> None:
         """Tell of an answer that came to its end or was broken off; of probes only if that was asked for."""
-        about = self._about(scope)
+        about = self.about(scope)
         if about["route"] in PROBES and not self._probes:
             return
         milliseconds = round(seconds * 1000, 1)
@@ -48,14 +51,14 @@ class RequestLog:
         )
 
     def refused(self, scope: Scope, refusal: Refusal) -> None:
-        about = self._about(scope)
+        about = self.about(scope)
         text = "refused %s %s reason=%s user=%a client=%s"
         said = (about["method"], about["path"], refusal.reason, about["user"], about["client"])
         logger.warning(text, *said, extra={**about, "event": "refused", "reason": refusal.reason})
 
     def failed(self, scope: Scope, error: Exception) -> None:
         """Log what is a bug: its words are for the log alone, and what was to be answered not even for that."""
-        about = self._about(scope)
+        about = self.about(scope)
         if isinstance(error, ResponseValidationError):
             broken = [(each["loc"], each["type"]) for each in error.errors()]
             error = TypeError(f"The answer is not what response_model says: {broken}")
@@ -63,10 +66,11 @@ class RequestLog:
         logger.error("failed %s %s", about["method"], about["path"], exc_info=error, extra=extra)
 
     def client_gone(self, scope: Scope) -> None:
-        about = self._about(scope)
+        about = self.about(scope)
         logger.info("client gone %s %s", about["method"], about["path"], extra={**about, "event": "client-gone"})
 
-    def _about(self, scope: Scope) -> dict[str, object]:
+    def about(self, scope: Scope) -> dict[str, Any]:
+        """Return what may be said of a request; the route is known from when one has matched."""
         route = template(scope) or NO_ROUTE
         user = scope.get("owner")
         if self._user_key:
@@ -78,7 +82,7 @@ class RequestLog:
             "method": scope["method"],
             "route": route,
             "path": path,
-            "client": _address(client[0]) if client else "unknown",
+            "client": _address(client[0]) if client else UNKNOWN,
             "user": user,
         }
 
@@ -89,7 +93,7 @@ def _address(host: str) -> str:
     try:
         return str(ip_address(host.partition("%")[0]))
     except ValueError:
-        return "unknown"
+        return UNKNOWN
 
 
 def _path(scope: Scope) -> str:
