@@ -4,8 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 from alembic import context
-from sqlmodel import AutoString, SQLModel
+from sqlmodel import AutoString
 
+from backend.models import Task
 from backend.schema.migrate import VERSION_TABLE
 
 
@@ -25,14 +26,14 @@ def _tell(step: Any, **_others: Any) -> None:
 tell: Callable[..., None] = _tell
 context.configure(
     connection=attributes["connection"],
-    target_metadata=SQLModel.metadata,
+    target_metadata=Task.metadata,
     version_table=VERSION_TABLE,
     render_item=rendered,
     # An index that is built while others write commits what came before it.
     transaction_per_migration=True,
     on_version_apply=tell,
     # Better Auth keeps its own tables in the same database.
-    include_name=lambda name, kind, _parents: kind != "table" or name in SQLModel.metadata.tables,
+    include_name=lambda name, kind, _parents: kind != "table" or name in Task.metadata.tables,
 )
 with context.begin_transaction():
     context.run_migrations()
