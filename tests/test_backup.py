@@ -18,7 +18,7 @@ from servers import ACCOUNT, ROOT, Postgres, application, folder, program, until
 
 from backend.schema.migrate import upgrade
 
-pytestmark = pytest.mark.spec("FR-036")
+pytestmark = pytest.mark.spec("FR-034")
 
 SECTION = (ROOT / "docs/operations.md").read_text().split("## Back up and restore\n")[1].split("\n## ")[0]
 DUMP, RESTORE, BASE, RECOVER = re.findall(r"```sh\n(.*?)```", SECTION, re.DOTALL)

@@ -22,7 +22,7 @@ from backend.schema.found_table import quoted
 from backend.schema.migrate import upgrade
 from backend.settings import Settings
 
-pytestmark = pytest.mark.spec("FR-036")
+pytestmark = pytest.mark.spec("FR-034")
 
 
 @dataclass

@@ -16,7 +16,7 @@ from backend.commands.cli import cli
 from backend.errors import OperatorError
 from backend.schema.migrate import upgrade
 
-pytestmark = pytest.mark.spec("FR-036")
+pytestmark = pytest.mark.spec("FR-034")
 
 
 @pytest.fixture(autouse=True)
