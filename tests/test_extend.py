@@ -139,7 +139,7 @@ def test_the_hash_of_a_body_is_what_it_has_always_been() -> None:
     ]
 
 
-def test_every_statement_is_prepared() -> None:
-    names = {each.name for each in vars(statements).values() if isinstance(each, Statement)}
+def test_every_statement_of_the_api_is_prepared() -> None:
+    names = {each.name for each in vars(statements).values() if isinstance(each, Statement)} - {statements.ERASE.name}
 
-    assert names == {each.name for each in statements.ALL} & names
+    assert names == {each.name for each in statements.ALL}
