@@ -893,7 +893,7 @@ CODES = st.sampled_from(["55000", "XX000", "28P01", "3D000", "53300", "57P03", "
     variables=SETTINGS, token=TOKENS.map(str.encode) | st.binary(), trouble=st.tuples(CODES, st.binary(), st.booleans())
 )
 @example(variables={}, token=b"\xff", trouble=("XX000", b"", False))
-@example(variables={}, token=b"", trouble=("XX000", b"\xff", False))
+@example(variables={}, token=b"", trouble=("XX000", b"\xff", True))
 @pytest.mark.usefixtures("environment")
 def test_whatever_is_wrong_the_doctor_reports_and_keeps_secrets(
     troubled: str, variables: dict[str, str], token: bytes, trouble: tuple[str, bytes, bool]
