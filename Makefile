@@ -62,7 +62,7 @@ newest: ## the same with the newest releases of what this stands on, in a copy o
 
 faults: setup ## every fault against real servers, under load; UPDATE_DOCS=1 writes docs/reliability.md
 	FAULTS=1 $(BIN)/pytest --numprocesses=0 -s tests/faults tests/poolers tests/round_trips tests/test_idempotency.py \
-		tests/test_rude_readers.py
+		tests/test_rude_readers.py tests/frontends/test_connect.py
 
 soak: setup ## 20 minutes beside rude clients (SOAK_SECONDS=…); UPDATE_DOCS=1 writes docs/reliability.md
 	SOAK_SECONDS=$${SOAK_SECONDS:-1200} $(BIN)/pytest --numprocesses=0 -s tests/faults/test_soak.py

@@ -9,12 +9,17 @@ from backend.development import frontend
 from backend.errors import OperatorError
 
 
-def browser() -> str:
-    """Return Chromium's path; skip the test where it or Node.js is missing, and fail it where CI=true."""
+def require_node() -> None:
+    """Skip the test where Node.js is missing, and fail it where CI=true."""
     try:
         frontend.require_node()
     except OperatorError as error:
         _leave_out(str(error))
+
+
+def browser() -> str:
+    """Return Chromium's path; skip the test where it or Node.js is missing, and fail it where CI=true."""
+    require_node()
     found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     if not found:
         _leave_out("The tests in a browser need Chromium: apt-get install chromium, or name it in CHROMIUM.")

@@ -88,7 +88,7 @@ LOCK_NAMES = {"Better Auth": "better-auth", "Next.js": "next"}
 
 def locked_versions() -> set[tuple[str, str]]:
     versions = {*re.findall(r"^([a-z0-9-]+)==(\S+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)}
-    for project in ("tests/better_auth", "frontend"):
+    for project in ("tests/better_auth", "tests/frontends/connect", "frontend"):
         versions |= {*json.loads((ROOT / project / "package.json").read_text())["dependencies"].items()}
     return versions
 
