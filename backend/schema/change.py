@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -68,10 +69,8 @@ def drop_index(name: str, table: str) -> None:
         # Concurrently PostgreSQL does not; it is done as soon as the lock is there.
         op.drop_index(name, table, if_exists=True)
         return
-    with op.get_context().autocommit_block():
-        _without_limits()
+    with _concurrently():
         op.drop_index(name, table, postgresql_concurrently=True, if_exists=True)
-        _with_limits()
 
 
 def refuse_to_lose(what: str, query: str) -> None:
@@ -98,20 +97,18 @@ def _partitions(table: str) -> list[str] | None:
 
 def _build(name: str, table: str, columns: Sequence[Any], *, unique: bool) -> None:
     unfinished = _ask("SELECT NOT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)", name=name)
-    with op.get_context().autocommit_block():
-        _without_limits()
+    with _concurrently():
         if unfinished:
             op.drop_index(name, table, postgresql_concurrently=True)
         op.create_index(name, table, columns, unique=unique, postgresql_concurrently=True, if_not_exists=True)
-        _with_limits()
 
 
-def _without_limits() -> None:
-    # It waits for transactions that began before it, and nobody waits behind it.
-    op.execute("SET lock_timeout = 0")
-    op.execute("SET statement_timeout = 0")
-
-
-def _with_limits() -> None:
-    op.execute("RESET lock_timeout")
-    op.execute("RESET statement_timeout")
+@contextmanager
+def _concurrently() -> Iterator[None]:
+    """Commit, and set no limits: it waits for transactions that began before it, and nobody waits behind it."""
+    with op.get_context().autocommit_block():
+        for limit in ("lock_timeout", "statement_timeout"):
+            op.execute(f"SET {limit} = 0")
+        yield
+        for limit in ("lock_timeout", "statement_timeout"):
+            op.execute(f"RESET {limit}")
