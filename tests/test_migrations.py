@@ -24,7 +24,7 @@ from sqlmodel import SQLModel
 from backend.database.url import direct
 from backend.models import Task
 from backend.schema.change import MigrationError
-from backend.schema.migrate import MIGRATION_LOCK, VERSION_TABLE, downgrade, is_current, upgrade
+from backend.schema.migrate import BASE, MIGRATION_LOCK, VERSION_TABLE, is_current, move, upgrade
 from backend.settings import Settings
 
 BETTER_AUTH = """
@@ -230,7 +230,7 @@ def test_better_auths_tables_stay_as_they_are_byte_for_byte(database: str) -> No
 
     upgrade(database)
     migrated = definitions(database), rows(database, *theirs)
-    downgrade(database)
+    move(database, BASE)
 
     assert {name: facts for name, facts in migrated[0].items() if name in before[0]} == before[0]
     assert migrated[1] == before[1]
@@ -354,7 +354,7 @@ def test_an_adopted_table_survives_the_way_back_and_forth(database: str) -> None
     before = set(definitions(database)), rows(database, "task")
     upgrade(database)
 
-    downgrade(database)
+    move(database, BASE)
     after = set(definitions(database)), rows(database, "task")
     upgrade(database)
 
@@ -367,7 +367,7 @@ def test_down_and_up_leads_to_the_same_schema(database: str) -> None:
     upgrade(database)
     facts = [facts[2:] for facts in definitions(database).values()]
 
-    downgrade(database)
+    move(database, BASE)
     between = tables(database), is_current(database)
     upgrade(database)
 

@@ -12,7 +12,7 @@ from running import StatementLog, serving
 
 from backend.database.statements import ALL
 from backend.schema.change import MigrationError
-from backend.schema.migrate import downgrade, is_current, move, plan, tables_like_ours, upgrade
+from backend.schema.migrate import BASE, is_current, move, plan, tables_like_ours, upgrade
 from backend.settings import Settings
 
 PARTITIONS = 4
@@ -114,7 +114,7 @@ def test_a_table_with_the_owner_in_its_key_is_adopted(empty: str, table: str, pa
 
     upgrade(empty, partitions=parts)
     after, indexes = ask(empty, query), ask(empty, INDEXES)
-    downgrade(empty)
+    move(empty, BASE)
 
     assert before == after == ask(empty, query)
     assert indexes == WHOLE
@@ -148,7 +148,7 @@ def test_partitions_are_made_once_and_only_with_the_table(database: str) -> None
     for wanted in (2, 8):
         with pytest.raises(MigrationError, match=rf"already, with {PARTITIONS} partitions"):
             upgrade(database, partitions=wanted)
-    downgrade(database)
+    move(database, BASE)
     upgrade(database)
     with pytest.raises(MigrationError, match="already, with no partitions"):
         upgrade(database, partitions=PARTITIONS)

@@ -18,7 +18,7 @@ from servers import Postgres, certificates, debian_postgres, program, until
 
 from backend.database import readiness
 from backend.database.failures import OBSTACLES
-from backend.schema.migrate import downgrade
+from backend.schema.migrate import BASE, move
 from backend.settings import Settings
 
 
@@ -146,7 +146,7 @@ def no_database(of: Deployment) -> Callable[[], object]:
 
 
 def no_schema(of: Deployment) -> Callable[[], object]:
-    downgrade(of.url)
+    move(of.url, BASE)
     return lambda: upgrade(of.url)
 
 

@@ -43,16 +43,11 @@ def upgrade(url: str, *, partitions: int = 0) -> list[str]:
     return move(url, HEAD, partitions=partitions)
 
 
-def downgrade(url: str) -> list[str]:
-    """Take the schema back to before the first migration; an adopted table stays. Returns what was done."""
-    return move(url, BASE)
-
-
 def move(url: str, to: str, *, drop_rows: bool = False, adopted: bool = False, partitions: int = 0) -> list[str]:
     """Bring the schema to a revision, `head`, `base` or `-1` (one back), up or down; return what was done.
 
-    Rows are dropped on the way only where the caller says so. A table `task` that is there already is looked at, unless
-    `adopt` has done so. A new one gets so many partitions.
+    Rows are dropped on the way only where the caller says so, and an adopted table stays. A table `task` that is there
+    already is looked at, unless `adopt` has done so. A new one gets so many partitions.
     """
 
     def work(connection: Connection) -> list[str]:
