@@ -348,7 +348,8 @@ def test_a_statements_name_comes_from_its_sql_alone() -> None:
 
     names = [each.name for each in statements.ALL]
     assert names == elsewhere
-    assert names == [f"todo_{hashlib.sha256(each.sql.encode()).hexdigest()[:16]}" for each in statements.ALL]
+    hashes = [hashlib.sha256(each.sql.encode()).hexdigest()[:16] for each in statements.ALL]
+    assert names == [f"todo_{each.label}_{digest}" for each, digest in zip(statements.ALL, hashes, strict=True)]
     assert len(set(names)) == len(names)
 
 

@@ -65,7 +65,7 @@ def pipe() -> Iterator[Pipe]:
     os.close(pipe.output)
 
 
-def asked(app: Application, numbers: range, path: str = "/livez", *headers: str) -> set[str]:
+def asked(app: Application, numbers: range, path: str = NOWHERE, *headers: str) -> set[str]:
     """Ask once for each number, which becomes a part of the request's id; returns the statuses of the answers."""
     statuses: set[str] = set()
     with socket.create_connection(app.address, timeout=10) as connection:
@@ -87,7 +87,7 @@ def numbers(lines: list[dict[str, Any]]) -> list[int]:
 def test_requests_are_answered_and_the_log_is_told_what_it_has_lost(database_url: str, pipe: Pipe) -> None:
     port = free_port()
     with application(database_url, errors=pipe.input, METRICS_PORT=str(port)) as app:
-        statuses = asked(app, range(ENOUGH), NOWHERE)
+        statuses = asked(app, range(ENOUGH))
         lost = scrape(port)["todo_log_lines_dropped_total"]
         pipe.read()
         until(lambda: b'"lines-dropped"' in pipe.text, "nothing is said about what was dropped")
