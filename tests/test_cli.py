@@ -462,7 +462,7 @@ def test_an_option_of_migrate_that_means_nothing_is_refused(
     assert result.exit_code == 2
 
 
-@pytest.mark.spec("FR-037")
+@pytest.mark.spec("FR-036")
 def test_migrate_makes_partitions(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NEON_DATABASE_URL", database)
 

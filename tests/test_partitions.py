@@ -46,7 +46,7 @@ def database(empty: str) -> str:
     return empty
 
 
-@pytest.mark.spec("FR-037")
+@pytest.mark.spec("FR-036")
 def test_tasks_in_partitions_are_served_like_any_others(database: str, settings: Settings) -> None:
     with serving(using(settings, database)) as base_url:
         users = [User(base_url) for _ in range(20)]
@@ -75,7 +75,7 @@ def test_tasks_in_partitions_are_served_like_any_others(database: str, settings:
     assert tables_like_ours(database) == []
 
 
-@pytest.mark.spec("FR-037")
+@pytest.mark.spec("FR-036")
 @pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
 async def test_a_statement_touches_the_owners_partition_alone(database: str, mode: str) -> None:
     connection = await asyncpg.connect(database)
@@ -97,7 +97,7 @@ INDEXES = """SELECT indexrelid::regclass::text, indisvalid FROM pg_index
 WHOLE = [("task_created_once", True), ("task_owner_newest_first", True), ("task_pkey", True)]
 
 
-@pytest.mark.spec("FR-037")
+@pytest.mark.spec("FR-036")
 @pytest.mark.parametrize(
     ("table", "parts"),
     [
@@ -121,7 +121,7 @@ def test_a_table_with_the_owner_in_its_key_is_adopted(empty: str, table: str, pa
     assert ask(empty, INDEXES) == WHOLE[2:]
 
 
-@pytest.mark.spec("FR-037")
+@pytest.mark.spec("FR-036")
 @pytest.mark.parametrize(
     "table",
     [

@@ -149,7 +149,7 @@ CALLED = """
 """
 
 
-@pytest.mark.spec("FR-037")
+@pytest.mark.spec("FR-036")
 @pytest.mark.parametrize("statement", ALL, ids=lambda each: " ".join(each.sql.split()[:2]))
 async def test_a_statement_has_no_function_that_citus_refuses(database_url: str, statement: Statement) -> None:
     """It refuses a volatile one in an UPDATE, and a stable one on a column."""

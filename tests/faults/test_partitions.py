@@ -48,7 +48,7 @@ class Service:
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-@pytest.mark.spec("FR-037")
+@pytest.mark.spec("FR-036")
 def test_a_request_costs_little_more_where_the_table_is_in_partitions() -> None:
     with debian_postgres(autovacuum="off") as server, ExitStack() as stack:
         services = []
