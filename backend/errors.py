@@ -110,7 +110,7 @@ class PreflightRefused(Problem):
 
 
 class OriginRefused(PreflightRefused):
-    detail = "This origin is not allowed; set CORS_ORIGINS."
+    detail = "This origin is not allowed; set BETTER_AUTH_URL or CORS_ORIGINS."
 
     def __init__(self, origin: str | None) -> None:
         super().__init__("origin")

@@ -121,7 +121,8 @@ def test_a_refused_preflight_says_which_origin_and_what_to_set(
 
     answer = exchange(base_url, raw(None, "OPTIONS", "/api/bob/tasks", *lines))
 
-    detail = f"{'This origin' if strange else f'The origin {origin}'} is not allowed; set CORS_ORIGINS."
+    whose = "This origin" if strange else f"The origin {origin}"
+    detail = f"{whose} is not allowed; set BETTER_AUTH_URL or CORS_ORIGINS."
     error = {"loc": ["header", "Origin"], "msg": detail, "type": "origin_refused"}
     assert (answer.status_code, answer.json()) == (400, {"detail": detail, "errors": [error]})
     assert answer.headers["content-type"] == "application/json"
