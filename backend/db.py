@@ -98,7 +98,7 @@ class Database:
                 error.detail = None  # It quotes the row, which is the client's text and nothing for the log.
                 raise
             except OverflowError as error:
-                failures.log_unreadable_date()
+                logger.error("%s", failures.unreadable_date(), extra={"event": "unreadable-date"})
                 raise InternalError("unreadable-date") from error
             return rows or (ALREADY_DONE if attempt.in_doubt and statement.again is Again.GONE_IS_DONE else rows)
 

@@ -38,7 +38,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def postgres() -> Iterator[tuple[str, StatementLog]]:
     """One server for the whole run; at the end, no statement of the application may have reached beyond its owner."""
     settings = {"log_statement": "all", "log_line_prefix": "%a: ", "log_parameter_max_length": "0"}
-    settings |= {"max_connections": "200", "fsync": "off"}
+    settings |= {"max_connections": "200", "reserved_connections": "2", "fsync": "off"}
     # Not pytest's own directory: when root runs the tests, PostgreSQL's account could not go there.
     with TemporaryDirectory() as directory, embedded_postgres(Path(directory), settings=settings) as url:
         log = StatementLog(Path(directory, "server.log"))

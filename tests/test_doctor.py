@@ -557,9 +557,9 @@ async def test_a_role_without_rights_is_told_how_to_get_them(production: Environ
 @pytest.mark.parametrize(
     ("workers", "size", "verdict", "text"),
     [
-        ("2", "", "good", "2 x as many as are of use, together at most 177 of 197"),
-        ("4", "20", "good", "WORKERS x DATABASE_POOL_SIZE is 4 x 20 = 80 of 197"),
-        ("1", "200", "warning", "WORKERS x DATABASE_POOL_SIZE is 1 x 200 = 200 of 197"),
+        ("2", "", "good", "2 x as many as are of use, together at most 175 of 195"),
+        ("4", "20", "good", "WORKERS x DATABASE_POOL_SIZE is 4 x 20 = 80 of 195"),
+        ("1", "200", "warning", "WORKERS x DATABASE_POOL_SIZE is 1 x 200 = 200 of 195"),
     ],
 )
 async def test_the_pool_is_compared_with_the_servers_limit(
@@ -567,8 +567,8 @@ async def test_the_pool_is_compared_with_the_servers_limit(
 ) -> None:
     production.set(WORKERS=workers, DATABASE_POOL_SIZE=size)
 
-    cure = ": set DATABASE_POOL_SIZE=196" if verdict == "warning" else ""
-    assert await said("connections") == (verdict, f"{text} (max_connections 200 less 3 reserved){cure}")
+    cure = ": set DATABASE_POOL_SIZE=194" if verdict == "warning" else ""
+    assert await said("connections") == (verdict, f"{text} (max_connections 200 less 5 reserved){cure}")
 
 
 def dated(date: str | None) -> Answer:

@@ -122,3 +122,13 @@ def test_a_database_that_is_away_is_one_sentence_without_the_password(
     assert isinstance(error, OperatorError)
     assert str(error).startswith("The database could not do it: ConnectionRefusedError")
     assert "swordfish" not in str(error)
+
+
+def test_a_date_that_python_cannot_hold_is_one_sentence(alice: User, database_url: str) -> None:
+    alice.add()
+    ask(database_url, "UPDATE task SET created_at = '20000-01-01' WHERE user_id = $1", alice.id)
+
+    error = run("export", alice.id).exception
+
+    assert isinstance(error, OperatorError)
+    assert str(error).startswith("A task has a date before the year 1 or after 9999; to find it: SELECT id FROM task")

@@ -18,7 +18,7 @@ from rich.text import Text
 from backend.commands.doctor_frontend import examine_frontend
 from backend.commands.finding import Finding, printable, shown
 from backend.database.failures import BEHIND, NOT_CONNECTED, describe, obstacle
-from backend.database.readiness import OUR_SHARE
+from backend.database.readiness import OUR_SHARE, RESERVED
 from backend.database.url import connect_arguments, direct, host, security
 from backend.schema.change import MigrationError
 from backend.schema.grant import lacking
@@ -36,8 +36,7 @@ CURES = {
     "unreachable": "is it running, and are host and port in NEON_DATABASE_URL right?",
 }
 OWN_WORDS = "this is the server's own trouble: look into its log, or Neon's console"
-LIMITS = """SELECT current_setting('max_connections')::int, current_setting('superuser_reserved_connections')::int
-       + coalesce(current_setting('reserved_connections', true), '0')::int"""
+LIMITS = f"SELECT current_setting('max_connections')::int, {RESERVED}"
 
 
 async def report(token: str | None, *, as_json: bool) -> bool:

@@ -68,7 +68,7 @@ async def _erase(url: str, user_id: str) -> int:
 async def _connection(url: str) -> AsyncIterator[Any]:
     import asyncpg
 
-    from backend.database.failures import NOT_CONNECTED, describe
+    from backend.database.failures import NOT_CONNECTED, describe, unreadable_date
 
     try:
         connection = await asyncpg.connect(**{"timeout": 10} | connect_arguments(direct(url)))
@@ -78,3 +78,5 @@ async def _connection(url: str) -> AsyncIterator[Any]:
             await connection.close()
     except NOT_CONNECTED as error:
         raise OperatorError(f"The database could not do it: {describe(error)}") from error
+    except OverflowError:
+        raise OperatorError(unreadable_date()) from None

@@ -47,10 +47,12 @@ SELECT 'USAGE', format('SEQUENCE %s.%I', sequence.relnamespace::regnamespace, se
   JOIN pg_class AS sequence ON refclassid = 'pg_class'::regclass AND refobjid = sequence.oid AND relkind = 'S'"""  # noqa: S608 - the role is one of two expressions of ours
 
 
+# Connections that the server keeps back: for superusers and, since PostgreSQL 16, for roles that may use reserved ones.
+RESERVED = """(current_setting('superuser_reserved_connections')::int
+               + coalesce(current_setting('reserved_connections', true), '0')::int)"""
 # What the server grants to everybody together, how many processes of this backend share it, and what keeps it from
 # serving us. pg_stat_activity shows the names of our own role's sessions to everybody.
-EXAMINE = f"""SELECT current_setting('max_connections')::int
-         - current_setting('superuser_reserved_connections')::int AS granted,
+EXAMINE = f"""SELECT current_setting('max_connections')::int - {RESERVED} AS granted,
        (SELECT count(DISTINCT application_name)::int FROM pg_stat_activity
          WHERE application_name LIKE $2) AS instances,
        CASE WHEN EXISTS (SELECT FROM ({rights("current_user")}) AS needed WHERE NOT held) THEN 'rights'
