@@ -437,8 +437,8 @@ class Reasons(logging.Handler):
         self.count: Counter[str] = Counter()
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno >= logging.WARNING and isinstance(record.args, tuple):
-            self.count[str(record.args[1]) if record.msg.startswith("refused") else record.msg] += 1
+        if record.levelno >= logging.WARNING:
+            self.count[record.__dict__.get("reason") or record.msg] += 1
 
 
 @pytest.fixture
