@@ -39,7 +39,7 @@ check: setup ## what a change most often breaks, within a minute: style, types, 
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest --numprocesses=logical -k "not schemathesis" tests/stories tests/test_contract.py tests/test_isolation.py \
+	$(BIN)/pytest -k "not schemathesis" tests/stories tests/test_contract.py tests/test_isolation.py \
 		tests/test_statements.py tests/test_pool.py tests/test_operations.py tests/test_requirements.py tests/test_traceability.py tests/test_cost.py
 
 test: setup better-auth ## everything that must hold: style, types, imports, tests

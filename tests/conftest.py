@@ -18,14 +18,6 @@ from backend.settings import Settings, load_settings
 LONGEST = ("test_browser.py", "test_contract.py")
 
 
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """Two more than there are processors: most tests wait most of the time, for a clock, a process or a browser.
-
-    With `--numprocesses=logical` as many: for a few tests another process would take longer to start than it saves.
-    """
-    return (os.cpu_count() or 1) + 2 if config.option.numprocesses == "auto" else None
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in LONGEST)
     if os.environ.get("FAULTS") != "1":

@@ -814,11 +814,12 @@ class Troubled(socketserver.BaseRequestHandler):
                 self.request.sendall(error)
                 return
             self.request.sendall(b"R" + struct.pack("!ii", 8, 0) + VERSION + READY)
-            while self.request.recv(4_096)[:1] not in {b"", b"X"}:
-                self.request.sendall(error + READY)
+            while (asked := self.request.recv(4_096)) and not asked.endswith(TERMINATE):
+                self.request.sendall(READY if asked.startswith(SYNC) else error)
 
 
 VERSION = b"S" + struct.pack("!i", 24) + b"server_version\x0018.0\0"
+SYNC, TERMINATE = b"S" + struct.pack("!i", 4), b"X" + struct.pack("!i", 4)
 READY = b"Z" + struct.pack("!i", 5) + b"I"
 
 
