@@ -20,7 +20,7 @@ from test_operations import PAGE
 from backend import __version__
 from backend.errors import OperatorError
 from backend.settings import Settings
-from backend.telemetry.metrics import TOLD_EVERY, publish
+from backend.telemetry.metrics import DIRECTORY, TOLD_EVERY, publish
 
 TASKS = 'route="/api/{user_id}/tasks"'
 
@@ -189,3 +189,4 @@ def test_a_taken_port_is_said_in_a_sentence() -> None:
 
     assert str(caught.value).startswith("Cannot publish metrics on 127.0.0.1:")
     assert "in use" in str(caught.value)
+    assert DIRECTORY not in os.environ  # it is gone, and would be looked for

@@ -208,6 +208,7 @@ def publish(host: str, port: int) -> Iterator[None]:
                 raise OperatorError(
                     f"METRICS_PORT needs a directory that can be written: mount one at /tmp, or name it in {DIRECTORY}."
                 ) from None
+            stack.callback(os.environ.pop, DIRECTORY)
         from prometheus_client import CollectorRegistry, start_http_server
 
         from backend.telemetry.scrape import Processes
