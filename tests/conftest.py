@@ -9,6 +9,7 @@ import httpx
 import pytest
 from databases import upgrade
 from people import ORIGIN, SECRET, User
+from relay import Relay, relayed
 from running import StatementLog, serving, unscoped
 
 from backend.development.embedded import embedded_postgres
@@ -42,6 +43,13 @@ def postgres() -> Iterator[tuple[str, StatementLog]]:
 def database_url(postgres: tuple[str, StatementLog]) -> str:
     upgrade(postgres[0])
     return postgres[0]
+
+
+@pytest.fixture(scope="module")
+def line(database_url: str) -> Iterator[tuple[Relay, str]]:
+    """A relay between the application and its database, and the URL through it."""
+    with relayed(database_url) as line:
+        yield line
 
 
 @pytest.fixture(scope="session")

@@ -10,17 +10,11 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 from people import SECRET, User, signed
-from relay import Relay, relayed
+from relay import Relay
 from servers import Application, application, until
 from test_operations import listed
 
 from backend import __version__
-
-
-@pytest.fixture(scope="module")
-def line(database_url: str) -> Iterator[tuple[Relay, str]]:
-    with relayed(database_url) as line:
-        yield line
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pytest
 from databases import ask, execute, using
 from lists import give, memory
 from people import User
-from relay import Relay, error_response, executes, relayed
+from relay import Relay, error_response, executes
 from running import StatementLog, serving, unscoped
 from servers import Application, application, until
 
@@ -78,12 +78,6 @@ def test_head_of_a_long_list_reads_its_first_page_alone(
     for name in ("content-type", "cache-control", "x-content-type-options"):
         assert head.headers[name] == long.headers[name]
     assert alice.http.get("/health").is_success
-
-
-@pytest.fixture(scope="module")
-def line(database_url: str) -> Iterator[tuple[Relay, str]]:
-    with relayed(database_url) as line:
-        yield line
 
 
 @pytest.fixture

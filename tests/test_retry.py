@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg
 import pytest
 from people import User
-from relay import Relay, error_response, executes, first, relayed
+from relay import Relay, error_response, executes, first
 from running import serving
 from servers import ROOT, until
 
@@ -25,12 +25,6 @@ SAFE = "The service became unavailable, and the change may have been made or not
 LOOK = "The service became unavailable, and the change may have been made or not. Look before you try again."
 SHUTDOWN = error_response("57P01", "terminating connection due to administrator command")
 READ_ONLY = error_response("25006", "cannot execute INSERT in a read-only transaction")
-
-
-@pytest.fixture(scope="module")
-def line(database_url: str) -> Iterator[tuple[Relay, str]]:
-    with relayed(database_url) as line:
-        yield line
 
 
 @pytest.fixture(scope="module")

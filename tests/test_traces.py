@@ -16,7 +16,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from people import User
-from relay import Relay, first, relayed
+from relay import Relay, first
 from servers import Application, application, until
 from test_metrics import workers
 
@@ -94,12 +94,6 @@ def parent(*, sampled: bool = True) -> tuple[str, str, dict[str, str]]:
 def collector() -> Iterator[Collector]:
     with collecting() as collector:
         yield collector
-
-
-@pytest.fixture(scope="module")
-def line(database_url: str) -> Iterator[tuple[Relay, str]]:
-    with relayed(database_url) as line:
-        yield line
 
 
 @pytest.fixture(scope="module")
