@@ -20,8 +20,8 @@ def lacking(url: str) -> tuple[str, list[str]]:
         role = str(connection.exec_driver_sql("SELECT current_user::text").scalar())
         return role, _lacking(connection, role)
 
-    role, rights = on_database(url, found)
-    return role, rights
+    role, missing = on_database(url, found)
+    return role, missing
 
 
 def _grant(connection: Connection, role: str, *, dry_run: bool) -> list[str]:
