@@ -9,6 +9,8 @@ LOCK := $(BIN)/python -m uv pip compile --universal --python-version 3.11 --gene
 BETTER_AUTH := tests/better_auth/node_modules
 # Where one of these is missing its tests are left out, and cover less than pyproject.toml asks for.
 COMPLETE = $(shell command -v node >/dev/null && command -v chromium >/dev/null && test -d /usr/lib/postgresql && echo yes)
+# Where it is set, each of the hundreds of processes that the tests start would compile the whole program again.
+unexport PYTHONDONTWRITEBYTECODE
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14

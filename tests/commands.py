@@ -29,7 +29,7 @@ def scratch_tree() -> Iterator["Tree"]:
         root = Path(name)
         root.chmod(0o755)
         for folder in ("backend", "migrations"):
-            shutil.copytree(REPOSITORY / folder, root / folder, ignore=shutil.ignore_patterns(".env", "__pycache__"))
+            shutil.copytree(REPOSITORY / folder, root / folder, ignore=shutil.ignore_patterns(".env"))
         shutil.copy(REPOSITORY / "pyproject.toml", root)
         yield Tree(root)
 
