@@ -30,17 +30,19 @@ def serve(
     fd: Annotated[
         int | None, typer.Option(min=3, help="Serve on the listening socket that is inherited under this number.")
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that share the port.")] = 1,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that share the port. [default: WORKERS, or 1]")
+    ] = None,
 ) -> None:
     """Serve in production; BETTER_AUTH_SECRET, BETTER_AUTH_URL and NEON_DATABASE_URL must be set.
 
     Run `migrate` first: serving never changes the schema.
     """
     os.environ["ENVIRONMENT"] = "production"
-    given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
-    settings = load_settings(**given)
+    options = {"host": host, "port": port, "workers": workers}
+    settings = load_settings(**{name: value for name, value in options.items() if value is not None})
     proxies = list(settings.trusted_proxies)
-    os.environ["WORKERS"] = str(workers)
+    os.environ["WORKERS"] = str(settings.workers)
     logs.configure(as_json=settings.log_format == "json", level=settings.log_level)
     with ExitStack() as stack:
         listener = stack.enter_context(
@@ -50,11 +52,11 @@ def serve(
             stack.enter_context(publish(settings.metrics_host or settings.host, settings.metrics_port))
         server.run(
             listener,
-            partial(_say_started, listener, workers, settings.database_pool_size),
+            partial(_say_started, listener, settings.workers, settings.database_pool_size),
             limits(settings),
             stop_delay=settings.stop_delay,
             drain_seconds=settings.drain_seconds,
-            workers=workers,
+            workers=settings.workers,
             proxy_headers=bool(proxies),
             forwarded_allow_ips=proxies,
         )

@@ -51,6 +51,16 @@ def test_2_the_audience_may_be_the_api(api: str, origin: str) -> None:
     assert httpx.get(f"{api}/api/someone/tasks", headers=bearer(token)).status_code == 200
 
 
+@pytest.mark.parametrize("path", ["get-session", "token", "jwks", "sign-in/email"])
+def test_2_nobody_is_signed_in_here(api: str, origin: str, path: str) -> None:
+    """A frontend whose `createAuthClient` names the API is told so in a way that its page can read."""
+    for method in ("GET", "POST"):
+        answer = httpx.request(method, f"{api}/api/auth/{path}", headers={"Origin": origin})
+
+        assert (answer.status_code, answer.json()) == (404, {"detail": "Not found."})
+        assert answer.headers["access-control-allow-origin"] == origin
+
+
 # 3. Preflights, credentials, and CORS headers on every answer.
 
 
