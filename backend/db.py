@@ -23,7 +23,7 @@ from backend.database.readiness import Readiness
 from backend.database.spans import traced
 from backend.database.statements import Again, Statement
 from backend.database.url import connect_arguments, direct
-from backend.database.waiters import Departure
+from backend.database.waiters import HasLeft
 from backend.errors import InternalError, OutcomeUnknown, Overloaded, Unavailable
 from backend.telemetry.metrics import Metrics
 
@@ -77,14 +77,14 @@ class Database:
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._watching: asyncio.Task[None] | None = None
 
-    async def fetch(self, statement: Statement, departure: Departure | None = None, **values: object) -> list[Record]:
+    async def fetch(self, statement: Statement, has_left: HasLeft | None = None, **values: object) -> list[Record]:
         """Return the rows of one statement; one empty row where a second try found the work done.
 
-        `departure` ends when the client has gone: it then waits no longer, and Departed is raised. Raises Unavailable
-        when the database cannot serve before the deadline and has done nothing, and OutcomeUnknown when it may have.
+        Raises Departed where the client has left a long queue, Unavailable when the database cannot serve before the
+        deadline and has done nothing, and OutcomeUnknown when it may have.
         """
         deadline = asyncio.get_running_loop().time() + self._deadline
-        attempt = _Attempt(statement, statement.arguments(values), deadline, str(values.get("user_id", "")), departure)
+        attempt = _Attempt(statement, statement.arguments(values), deadline, str(values.get("user_id", "")), has_left)
         while True:
             try:
                 rows = await self._try(attempt)
@@ -122,7 +122,7 @@ class Database:
         """Send the statement once; `attempt.sending` tells how far it came."""
         loop = asyncio.get_running_loop()
         attempt.sending = False
-        connection = await self.pool.acquire(attempt.owner, attempt.deadline, attempt.departure)
+        connection = await self.pool.acquire(attempt.owner, attempt.deadline, attempt.has_left)
         attempt.sending, attempt.sent, since = True, attempt.sent + 1, loop.time()
         try:
             return await self._fetch(connection, attempt.statement, attempt.arguments, attempt.deadline - since)
@@ -161,7 +161,7 @@ class _Attempt:
     arguments: list[Any]
     deadline: float
     owner: str
-    departure: Departure | None
+    has_left: HasLeft | None
     sent: int = 0
     sending: bool = False
     in_doubt: bool = False

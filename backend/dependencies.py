@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field
 from starlette.types import Scope
 
 from backend.auth.jwt import TokenVerifier, bearer_token
-from backend.database.waiters import Departure
+from backend.database.waiters import HasLeft
 from backend.db import Database
 from backend.errors import BadKey, FieldError, Forbidden, Invalid, NotReady
 from backend.models import MAX_ID
@@ -76,11 +76,11 @@ async def owned_tasks(request: Request, user_id: UserId, _token: Annotated[Any, 
     owner = request.scope["owner"] = verified.user_id  # for the log
     if owner != user_id:
         raise Forbidden("foreign-path")
-    return Tasks(state["database"], owner, verified.expires, _departure(request.scope))
+    return Tasks(state["database"], owner, verified.expires, _has_left(request.scope))
 
 
-def _departure(scope: Scope) -> Departure | None:
-    """Return what ends when the client has left; only our own server tells."""
+def _has_left(scope: Scope) -> HasLeft | None:
+    """Return what tells whether the client has left; only our own server knows."""
     extensions = scope.get("extensions")
     return extensions and extensions.get("client_left")
 

@@ -10,7 +10,7 @@ import orjson
 from asyncpg import Record
 
 from backend.database import statements
-from backend.database.waiters import Departure
+from backend.database.waiters import HasLeft
 from backend.db import Database
 from backend.errors import KeyReused, TaskNotFound
 from backend.models import TaskCreate, TaskUpdate
@@ -46,10 +46,10 @@ class Tasks:
     when the owner's token does.
     """
 
-    def __init__(self, database: Database, owner: str, expires: float, departure: Departure | None) -> None:
+    def __init__(self, database: Database, owner: str, expires: float, has_left: HasLeft | None) -> None:
         self._database = database
         self._owner = owner
-        self._departure = departure
+        self._has_left = has_left
         self.expires = expires
 
     def all(self) -> Pages:
@@ -63,7 +63,7 @@ class Tasks:
         """Create the task, or return the one that was created with this key; raise KeyReused for another body."""
         rows = await self._database.fetch(
             statements.CREATE_ONCE if key else statements.CREATE,
-            self._departure,
+            self._has_left,
             user_id=self._owner,
             **vars(task),
             creation_key=key or token_hex(16),
@@ -91,7 +91,7 @@ class Tasks:
         await self._one(statements.DELETE, id=task_id)
 
     async def _one(self, statement: statements.Statement, **values: object) -> Record:
-        rows = await self._database.fetch(statement, self._departure, user_id=self._owner, **values)
+        rows = await self._database.fetch(statement, self._has_left, user_id=self._owner, **values)
         if not rows:
             raise TaskNotFound("no-such-task")
         return rows[0]
@@ -100,7 +100,7 @@ class Tasks:
         async def read(last: Record | None, size: int) -> list[Record]:
             statement, place = (after, {"created_at": last["created_at"], "id": last["id"]}) if last else (first, {})
             every = {"user_id": self._owner, "page_size": size, **place, **values}
-            return await self._database.fetch(statement, self._departure, **every)
+            return await self._database.fetch(statement, self._has_left, **every)
 
         return Pages(read, self._turn)
 

@@ -1,5 +1,6 @@
 """Do the commands do what they say, from the first start to the last Ctrl-C?"""
 
+import asyncio
 import os
 import platform
 import re
@@ -10,12 +11,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import jwt
 import pytest
+import uvloop
 from commands import Running, Tree, alive, descendants, one_sentence, scratch_tree
 from databases import ask, execute, own_database
 from people import ORIGIN, SECRET, User, signed
@@ -235,9 +238,10 @@ def test_serve_with_two_workers_answers_as_production_and_ends_at_sigterm(tree: 
     upgrade(database)
     port = str(free_port())
     # Whatever the environment says, this command is production.
-    variables = production(database, ENVIRONMENT="development")
-    with tree.running("backend", "serve", "--port", port, "--workers", "2", variables=variables) as running:
+    variables = production(database, ENVIRONMENT="development", WORKERS="2")
+    with tree.running("backend", "serve", "--port", port, variables=variables) as running:
         assert_production(running, f"http://127.0.0.1:{port}")
+        running.said("2 workers")
         user = User(f"http://127.0.0.1:{port}")
         with user.http:
             task = user.add()
@@ -250,6 +254,38 @@ def test_serve_with_two_workers_answers_as_production_and_ends_at_sigterm(tree: 
     assert user.token not in running.output
     assert not tree.env_file.exists()
     assert not tree.data.exists()
+
+
+def test_several_clients_are_accepted_in_one_iteration_of_the_event_loop() -> None:
+    accepted: list[int] = []
+
+    class Client(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            accepted[-1] += 1
+            transport.close()
+
+    async def count(sockets: list[socket.socket]) -> None:
+        loop = asyncio.get_running_loop()
+        servers = [await loop.create_server(Client, sock=each) for each in sockets]
+        for _ in range(10):
+            accepted.append(0)
+            await asyncio.sleep(0)
+        for each in servers:
+            each.close()
+
+    with server.listener("127.0.0.1", 0) as taken, ExitStack() as clients:
+        for _ in range(4 * server.ACCEPTED_PER_ITERATION):
+            clients.enter_context(socket.create_connection(taken.getsockname()))
+        uvloop.run(count(server.several(taken)))
+
+    assert sum(accepted) == 4 * server.ACCEPTED_PER_ITERATION
+    assert max(accepted) == server.ACCEPTED_PER_ITERATION
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="left out: this system keeps IPv6 and IPv4 apart")
+def test_every_address_of_ipv6_is_every_address_of_ipv4_too() -> None:
+    with server.listener("::", 0) as taken:
+        socket.create_connection(("127.0.0.1", taken.getsockname()[1]), 5).close()
 
 
 @pytest.mark.spec("FR-016")

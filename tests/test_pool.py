@@ -141,17 +141,32 @@ async def test_users_take_turns_and_each_is_served_in_order(server: Server) -> N
 
 
 async def test_whose_client_has_gone_leaves_the_queue_without_a_connection(server: Server) -> None:
-    pool, gone = server.pool(), asyncio.Event()
+    pool = server.pool()
     held = await pool.acquire("", now() + LATER)
-    departed, stays = asking(pool, gone=gone.wait), asking(pool)
+    departed, stays = asking(pool, gone=lambda: True), asking(pool)
     await until(lambda: pool.waiting == 2)
-
-    gone.set()
 
     assert await outcome(departed) is Departed
     assert pool.waiting == 1
     answered(pool, held)
     assert await outcome(stays) is held
+
+
+async def test_whose_client_has_gone_since_it_was_looked_for_gets_no_connection(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "LONGEST_WAIT", LATER)
+    monkeypatch.setattr(pool_module, "SILENCE", LATER)
+    pool, gone = server.pool(), asyncio.Event()
+    held = await pool.acquire("", now() + LATER)
+    departed, *stay = asking(pool, gone=gone.is_set), asking(pool), asking(pool)
+    await asyncio.sleep(0.05)
+
+    gone.set()
+    answered(pool, held)
+
+    assert await outcome(departed) is Departed
+    assert await outcome(stay[0]) is held
 
 
 async def test_who_waits_too_long_for_a_database_that_answers_is_told_so(server: Server) -> None:
@@ -222,7 +237,7 @@ async def test_as_many_may_wait_as_are_served_in_time(server: Server, monkeypatc
     line = await pool.acquire("", now() + LATER)
     waiting = [asking(pool, f"user {number}") for number in range(3)]
     await settled()
-    pool._demand.rate = 100.0  # noqa: SLF001 - measuring it would take a second
+    pool._demand.rate = 200.0  # noqa: SLF001 - measuring it would take a second
     answered(pool, line)
 
     outcomes = [await outcome(asking(pool, f"new {number}")) for number in range(5) if pool.waiting >= 5]
@@ -230,7 +245,7 @@ async def test_as_many_may_wait_as_are_served_in_time(server: Server, monkeypatc
     await settled()
 
     assert outcomes == []
-    assert [each.done() for each in more] == [False, False, False, True]  # 100/s serve 5 in the longest wait
+    assert [each.done() for each in more] == [False, False, False, True]  # 200/s serve 5 in half the longest wait
     assert await outcome(more[3]) is Overloaded
     assert waiting[0].done()
 
@@ -262,10 +277,9 @@ async def test_nobody_gets_a_connection_without_time_for_a_statement(server: Ser
 
 
 async def test_where_few_wait_a_client_that_closed_its_side_is_answered(server: Server) -> None:
-    pool, gone = server.pool(2), asyncio.Event()
-    gone.set()
+    pool = server.pool(2)
     held = [await outcome(asking(pool)) for _ in range(2)]
-    half_closed = asking(pool, gone=gone.wait)
+    half_closed = asking(pool, gone=lambda: True)
     await asyncio.sleep(0.05)
     answered(pool, held[0])
 

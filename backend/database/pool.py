@@ -14,8 +14,8 @@ from backend.database.attempts import Attempts
 from backend.database.availability import SILENCE, Availability
 from backend.database.connection import Connection
 from backend.database.demand import Demand
-from backend.database.waiters import Departure, FairQueue, Waiter
-from backend.errors import Overloaded
+from backend.database.waiters import FairQueue, HasLeft, Waiter
+from backend.errors import Departed, Overloaded
 from backend.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class Pool:
         """How many requests wait for a connection."""
         return self._queue.waiting
 
-    async def acquire(self, owner: str, deadline: float, departure: Departure | None = None) -> Connection:
+    async def acquire(self, owner: str, deadline: float, has_left: HasLeft | None = None) -> Connection:
         """Return a connection before `deadline`, a time of the event loop.
 
         Raises TimeoutError at the deadline, Overloaded where too many wait, Departed where the client has gone, and
@@ -96,7 +96,7 @@ class Pool:
         if not self._queue.waiting and (connection := self._pop()):
             self.busy += 1
             return connection
-        waiter = Waiter(owner, self._loop.time(), deadline, departure)
+        waiter = Waiter(owner, self._loop.time(), deadline, has_left)
         self._admit(waiter)
         try:
             return await waiter.granted
@@ -163,13 +163,14 @@ class Pool:
         self._grow()
 
     def _room(self, now: float) -> float:
-        """How many may wait: while the database answers as many as it serves before they have waited too long."""
+        """How many may wait: while the database answers as many as it serves in half the longest wait, so that hardly
+        one waits in vain."""
         if self._demand.rate is None or not self._availability.answers(now):
             return MOST_WAITING
-        return min(max(self._demand.rate * LONGEST_WAIT, 2 * self.size, ALWAYS_WAITING), MOST_WAITING)
+        return min(max(self._demand.rate * LONGEST_WAIT / 2, 2 * self.size, ALWAYS_WAITING), MOST_WAITING)
 
     def _look_after(self, waiter: Waiter) -> None:
-        """Refuse a request that has waited too long; otherwise look again later, and in a crowd watch its client."""
+        """Refuse a request that has waited too long, or whose client has left; otherwise look again later."""
         now = self._loop.time()
         if waiter.granted.done():
             return
@@ -177,10 +178,9 @@ class Pool:
             waiter.refuse(TimeoutError("no connection before the deadline"))
         elif now - waiter.since >= LONGEST_WAIT and self._availability.answers(now):
             waiter.refuse(self._overloaded("waited too long"))
+        elif self._gone(waiter, now):
+            waiter.refuse(Departed())
         else:
-            # A client that has closed its side of the connection may still want its answer, as RFC 9112, 9.6 allows.
-            if self.waiting > self.size:
-                waiter.watch()
             again = max(waiter.since + LONGEST_WAIT, now + SILENCE)
             waiter.timer = self._loop.call_at(min(again, waiter.deadline), self._look_after, waiter)
 
@@ -196,12 +196,21 @@ class Pool:
 
     def _next(self) -> Waiter | None:
         """Return whose turn it is, if there is time left for a statement."""
-        latest = self._loop.time() + 2 * self._demand.shortest
+        now = self._loop.time()
         while waiter := self._queue.next():
-            if waiter.deadline >= latest:
+            if waiter.deadline < now + 2 * self._demand.shortest:
+                waiter.refuse(TimeoutError("too late for a statement"))
+            elif self._gone(waiter, now):
+                waiter.refuse(Departed())
+            else:
                 return waiter
-            waiter.refuse(TimeoutError("too late for a statement"))
         return None
+
+    def _gone(self, waiter: Waiter, now: float) -> bool:
+        """Whether its client has left a long queue. In a short one it gets its answer: one that has only closed its
+        side of the connection looks the same, and may want it (RFC 9112, 9.6)."""
+        long = self.waiting > self.size and now - waiter.since >= LOOK_AFTER
+        return long and waiter.has_left is not None and waiter.has_left()
 
     def _pop(self) -> Connection | None:
         while self._idle:

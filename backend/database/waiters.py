@@ -2,49 +2,35 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from backend.database.connection import Connection
-from backend.errors import Departed
 
-Departure = Callable[[], Awaitable[object]]
+HasLeft = Callable[[], bool]
 
 
 @dataclass(slots=True, eq=False)
 class Waiter:
     """A request that waits until `granted` has a connection, or the reason why it gets none.
 
-    Times are of the event loop. `departure` ends when the client has gone.
+    Times are of the event loop.
     """
 
     owner: str
     since: float
     deadline: float
-    departure: Departure | None
+    has_left: HasLeft | None
     granted: asyncio.Future[Connection] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     timer: asyncio.TimerHandle | None = None
-    watching: asyncio.Future[object] | None = None
 
     def refuse(self, error: BaseException) -> None:
         if not self.granted.done():
             self.granted.set_exception(error)
 
-    def watch(self) -> None:
-        """Give up as soon as the client has disconnected."""
-        if self.departure and not self.watching:
-            self.watching = asyncio.ensure_future(self.departure())
-            self.watching.add_done_callback(self._gone)
-
     def settle(self) -> None:
-        """Cancel its timer and its watch."""
-        for each in (self.timer, self.watching):
-            if each:
-                each.cancel()
-
-    def _gone(self, watching: asyncio.Future[object]) -> None:
-        if not watching.cancelled():
-            self.refuse(watching.exception() or Departed())
+        if self.timer:
+            self.timer.cancel()
 
 
 class FairQueue:

@@ -43,7 +43,7 @@ class HttpConnection(asyncio.Protocol):
         self._half_closed = False
         self._lingering = False
         # The client has closed its side. It may still read the answer: a half-closed connection looks the same.
-        self._client_left = asyncio.Event()
+        self._client_left = False
         self._refusal: Problem | None = None
         self._phase_since = clients.now
         self._written = self._sent = self._sent_at = 0
@@ -74,13 +74,13 @@ class HttpConnection(asyncio.Protocol):
             return False
         last.keep_alive = False
         self._discarding = self._half_closed = True
-        self._client_left.set()
+        self._client_left = True
         return True
 
     def connection_lost(self, _error: Exception | None) -> None:
         self.clients.remove(self)
         self._discarding = True
-        self._client_left.set()
+        self._client_left = True
         for exchange in filter(None, (self._current, *self._waiting)):
             exchange.incomplete = exchange.client_gone = True
             exchange.wake()
@@ -148,7 +148,7 @@ class HttpConnection(asyncio.Protocol):
             self._phase_since = self.clients.now
 
     def on_request(self, request: Scope, *, keep_alive: bool) -> None:
-        extensions = {"client_left": self._client_left.wait, "leaving": self.clients.stopping_soon}
+        extensions = {"client_left": self._has_client_left, "leaving": self.clients.stopping_soon}
         scope = {**self._scope, **request, "state": self._app_state.copy(), "extensions": extensions}
         exchange = self._arriving = Exchange(self, scope, keep_alive=keep_alive)
         self._head_begun, self._phase_since = False, self.clients.now
@@ -175,6 +175,9 @@ class HttpConnection(asyncio.Protocol):
             exchange.wake()
         if exchange.answered:
             self._serve_next()  # without `resume_parsing`: this is called by it
+
+    def _has_client_left(self) -> bool:
+        return self._client_left
 
     # Called by an exchange
 
