@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 # All times are in seconds. While the database answers, a request waits no longer than this; while it is away, until its
 # deadline.
 LONGEST_WAIT = 1.0
+# The part of what is served in that time that may wait: of more, some would wait in vain, since the pace varies.
+SURE = 0.75
 # The bound on waiting requests follows the database's pace, between these two numbers.
 ALWAYS_WAITING, MOST_WAITING = 128, 4_096
 # A full queue takes requests again when its length has fallen to this part of the bound.
@@ -163,11 +165,10 @@ class Pool:
         self._grow()
 
     def _room(self, now: float) -> float:
-        """How many may wait: while the database answers as many as it serves in half the longest wait, so that hardly
-        one waits in vain."""
+        """How many may wait: while the database answers as many as it serves in time."""
         if self._demand.rate is None or not self._availability.answers(now):
             return MOST_WAITING
-        return min(max(self._demand.rate * LONGEST_WAIT / 2, 2 * self.size, ALWAYS_WAITING), MOST_WAITING)
+        return min(max(self._demand.rate * LONGEST_WAIT * SURE, 2 * self.size, ALWAYS_WAITING), MOST_WAITING)
 
     def _look_after(self, waiter: Waiter) -> None:
         """Refuse a request that has waited too long, or whose client has left; otherwise look again later."""
