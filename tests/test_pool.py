@@ -440,6 +440,19 @@ def test_more_connections_are_of_use_where_the_database_alone_keeps_them_busy(
     assert demand.exceeds(10) == more
 
 
+def test_a_stall_does_not_make_the_shortest_statement_longer() -> None:
+    demand = Demand()
+    demand.answered(0.1)
+    demand.measure(0)
+    for stalled in (1, 2, 3):
+        demand.measure(stalled * WINDOW)
+    demand.answered(4 * WINDOW)
+
+    demand.measure(4 * WINDOW)
+
+    assert demand.shortest == 0.1
+
+
 def test_a_rate_counts_only_while_requests_wait() -> None:
     demand = Demand()
     demand.measure(0)

@@ -10,8 +10,11 @@ USEFUL = 0.5
 
 
 class Demand:
-    """Counts answers, while requests wait, in windows of half a second; `shortest` is the least time in seconds that a
-    statement took in the last two of them, `rate` the answers per second, or None where that is not known."""
+    """Counts answers, while requests wait, in windows of half a second.
+
+    `rate` is answers per second, or None where it is not known; `shortest` the least time in seconds that a statement
+    took in the last two windows that had answers.
+    """
 
     def __init__(self) -> None:
         self.shortest = 0.0
@@ -35,8 +38,8 @@ class Demand:
         self.rate = self._answers / passed if full else None
         if self._answers:
             self.shortest = min(self._least, self._least_before)
+            self._least, self._least_before = math.inf, self._least
         self._began, self._answers = now, 0
-        self._least, self._least_before = math.inf, self._least
         return full
 
     def exceeds(self, size: int) -> bool:
