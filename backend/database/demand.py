@@ -33,9 +33,10 @@ class Demand:
         passed = now - self._began
         if passed < WINDOW:
             return False
-        # A window that is much longer had a time in which nobody waited: its rate is not the database's pace.
+        # A window that is much longer had a time in which nobody waited, and one without an answer is a stall: its rate
+        # is not the database's pace.
         full = passed < 2 * WINDOW
-        self.rate = self._answers / passed if full else None
+        self.rate = self._answers / passed if full and self._answers else None
         if self._answers:
             self.shortest = min(self._least, self._least_before)
             self._least, self._least_before = math.inf, self._least

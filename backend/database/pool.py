@@ -27,8 +27,8 @@ LONGEST_WAIT = 1.0
 SURE = 0.75
 # The bound on waiting requests follows the database's pace, between these two numbers.
 ALWAYS_WAITING, MOST_WAITING = 128, 4_096
-# A full queue takes requests again when its length has fallen to this part of the bound.
-ROOM_AGAIN = 0.9
+# For so long after a request found no room the next ones are refused unseen.
+CROWDED = 0.05
 # After so long in a queue that is longer than the pool is large, a request whose client has left gives up its place.
 LOOK_AFTER = 0.1
 
@@ -71,7 +71,7 @@ class Pool:
         self.busy = 0
         # Called where more connections than `most` would be of use.
         self.want_more: Callable[[], None] = lambda: None
-        # Whether the queue is full; the outermost layer then refuses requests itself, at less cost.
+        # Whether the queue was full just now; the outermost layer then refuses requests itself, at less cost.
         self.crowded = False
 
     @property
@@ -110,11 +110,7 @@ class Pool:
         finally:
             self._queue.leave(waiter)
             waiter.settle()
-            now = self._loop.time()
-            self._metrics.waited(now - waiter.since)
-            # Also where no connection was granted: while `crowded` is set, no other request comes here to clear it.
-            if self.crowded and self._queue.waiting < ROOM_AGAIN * self._room(now):
-                self.crowded = False
+            self._metrics.waited(self._loop.time() - waiter.since)
 
     def release(self, connection: Connection, since: float) -> None:
         """Take a connection back whose statement was sent at `since`."""
@@ -156,13 +152,21 @@ class Pool:
             raise failure.with_traceback(None)
         if self._queue.waiting >= self._room(waiter.since):
             if not (gives_way := self._queue.last_of_longest(waiter.owner)):
-                self.crowded = True
+                self._refuse_unseen()
                 raise self._overloaded("too many requests wait")
             gives_way.refuse(self._overloaded("too many requests of one user wait"))
             self._queue.leave(gives_way)
         self._queue.add(waiter)
         waiter.timer = self._loop.call_at(min(waiter.since + LOOK_AFTER, waiter.deadline), self._look_after, waiter)
         self._grow()
+
+    def _refuse_unseen(self) -> None:
+        """Have requests refused for a moment; the next finds out whether there is room again, or a stall has begun."""
+        self.crowded = True
+        self._loop.call_later(CROWDED, self._look_again)
+
+    def _look_again(self) -> None:
+        self.crowded = False
 
     def _room(self, now: float) -> float:
         """How many may wait: while the database answers as many as it serves in time."""
