@@ -103,8 +103,10 @@ def test_a_stall_is_over_when_it_ends(server: Postgres, scenario: Scenario) -> N
     result = run(scenario, server)
 
     assert scenario.pool
-    # A stall that ends before the deadline makes nobody hear a no.
-    assert scenario.stall[1] >= scenario.deadline or not result.during.times(served=False)
+    # In one that ends before the deadline hardly anybody hears a no: those for whom the queue was full before its half
+    # second of silence told it that this is no crowd.
+    rejected = len(result.during.times(served=False)) / len(result.during.requests)
+    assert rejected < 0.05 or scenario.stall[1] >= scenario.deadline
     assert served_again(result)
     assert result.opened <= 3 * scenario.pool
     assert result.most_at_server <= scenario.pool + result.cancels
