@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 FIRST_POOL_SIZE = 10
 # Connections often break together. A statement that breaks the server itself must not do so without end.
 MOST_SENT = 3
+# What did not leave this process harms nobody, and many idle connections may have been ended together.
+MOST_UNSENT = 10
 
 ABANDONED: failures.Errors = (*failures.BROKEN, asyncio.CancelledError)
 NO_SERVICE: failures.Errors = (Overloaded, *failures.UNREACHABLE)
@@ -123,7 +125,7 @@ class Database:
         loop = asyncio.get_running_loop()
         attempt.sending = False
         connection = await self.pool.acquire(attempt.owner, attempt.deadline, attempt.has_left)
-        attempt.sending, attempt.sent, since = True, attempt.sent + 1, loop.time()
+        attempt.sending, since = True, loop.time()
         try:
             return await self._fetch(connection, attempt.statement, attempt.arguments, attempt.deadline - since)
         except ABANDONED as error:
@@ -163,6 +165,7 @@ class _Attempt:
     owner: str
     has_left: HasLeft | None
     sent: int = 0
+    unsent: int = 0
     sending: bool = False
     in_doubt: bool = False
 
@@ -170,9 +173,12 @@ class _Attempt:
         """Whether it may be sent again; keeps in mind what may have been done."""
         if not self.sending or not isinstance(error, failures.BROKEN):
             return False
-        unsent = isinstance(error, failures.UNSENT)
-        self.in_doubt |= not unsent
-        return self.sent < MOST_SENT and (unsent or self.statement.again is not Again.NOT_REPEATABLE)
+        if isinstance(error, failures.UNSENT):
+            self.unsent += 1
+            return self.unsent < MOST_UNSENT
+        self.in_doubt = True
+        self.sent += 1
+        return self.sent < MOST_SENT and self.statement.again is not Again.NOT_REPEATABLE
 
 
 def _time_limit(url: str, seconds: float) -> dict[str, str]:

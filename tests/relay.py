@@ -25,12 +25,16 @@ CANCEL = struct.pack("!i", 80877102)
 FROZEN, LATE, SHORTEST = 0.01, 0.0007, 0.001
 
 
+# What PostgreSQL says after an answer: that it waits for the next statement.
+READY = b"Z" + struct.pack("!i", 5) + b"I"
+
+
 def error_response(sqlstate: str, message: str) -> bytes:
     """Return what PostgreSQL says when a statement has failed, and that it waits for the next one."""
     fields = b"".join(
         each.encode() + b"\0" for each in ("SERROR", "VERROR", f"C{sqlstate}", f"M{message}")
     )  # fmt: skip
-    return b"E" + struct.pack("!i", len(fields) + 5) + fields + b"\0" + b"Z" + struct.pack("!i", 5) + b"I"
+    return b"E" + struct.pack("!i", len(fields) + 5) + fields + b"\0" + READY
 
 
 def executes(sent: bytes) -> bool:
@@ -233,6 +237,10 @@ class Relay:
     def half_close(self) -> None:
         """End the way from the server to the client alone."""
         self._do(lambda line: line.client.transport.write_eof())
+
+    def say(self, words: bytes) -> None:
+        """Say something to every client that the server has not said."""
+        self._do(lambda line: line.client.transport.write(words))
 
     def _do(self, action: Callable[[_Line], object]) -> None:
         done = threading.Event()

@@ -18,6 +18,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
@@ -25,10 +26,12 @@ import httpx
 import pytest
 from databases import ask, execute, own_database, upgrade, using
 from people import User
+from relay import READY, error_response, relayed
 from running import serving
 from servers import certificates, until
 
 from backend.database import statements
+from backend.database.connection import Connection
 from backend.database.statements import Again, Statement
 from backend.database.url import connect_arguments, host, security
 from backend.db import Database
@@ -581,6 +584,7 @@ def test_more_waiting_requests_than_the_deadline_allows_get_503_and_none_hangs(
 SLEEP = Statement("SELECT pg_sleep($1)", ("seconds",), Again.IDEMPOTENT)
 ONE = Statement("SELECT 1 AS one", (), Again.IDEMPOTENT)
 SESSION = Statement("SELECT pg_backend_pid()", (), Again.IDEMPOTENT)
+ONCE = Statement("SELECT 1 AS one", (), Again.NOT_REPEATABLE)
 
 
 async def test_a_cancelled_request_gives_its_slot_back(database_url: str) -> None:
@@ -610,6 +614,27 @@ async def test_a_connection_whose_statement_was_given_up_is_not_used_again(datab
         await asyncio.wait([given_up])
 
         assert await database.fetch(SESSION) != first
+
+
+async def test_a_statement_that_could_not_be_sent_goes_on_to_another_connection(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that ends a session says so first; until it closes the connection, asyncpg takes it for open."""
+    farewell = error_response("57P01", "terminating connection due to administrator command").removesuffix(READY)
+    fetch, tries = Connection.fetch, iter(range(10))
+
+    async def too_late(*arguments: Any) -> list[asyncpg.Record]:
+        if next(tries) < 5:
+            relay.say(farewell)
+            await asyncio.sleep(0.05)
+        return await fetch(*arguments)
+
+    monkeypatch.setattr(Connection, "fetch", too_late)
+    with relayed(database_url) as (relay, url):
+        async with pool(url) as database:
+            assert len(await database.fetch(ONCE)) == 1
+
+    assert next(tries) == 6
 
 
 async def test_waiting_requests_are_served_in_the_order_in_which_they_came(database_url: str) -> None:

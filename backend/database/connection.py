@@ -9,6 +9,7 @@ from typing import Any
 import asyncpg
 from asyncpg.prepared_stmt import PreparedStatement
 
+from backend.database import failures
 from backend.database.statements import Statement
 
 APPLICATION_NAME = "todo-backend"
@@ -66,8 +67,8 @@ class Connection:
         except (TimeoutError, asyncio.CancelledError):
             self._retire()
             raise
-        except asyncpg.InvalidCachedStatementError:
-            # A column's type has changed since the statement was prepared.
+        except failures.UNSENT:
+            # The server has ended the session, or a column's type has changed since the statement was prepared.
             self.cut()
             raise
         self.heard = self._loop.time()
