@@ -28,6 +28,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from issuer import Answer, Issuer, Signer, answering, compact, issuing, key_set, segment, usual
 from people import ORIGIN, SECRET, signed
+from relay import relayed
 from typer.testing import CliRunner
 
 from backend import auth
@@ -37,6 +38,7 @@ from backend.commands.cli import cli
 from backend.commands.doctor import examine
 from backend.commands.finding import Finding, shown, span
 from backend.commands.token_advice import GOOD, MAILED_LINK, SESSION_TOKEN, STEPS, Case
+from backend.schema import grant, migrate
 from backend.settings import Settings, load_settings
 
 ED, RS = Signer("EdDSA", "ed"), Signer("RS256", "rs")
@@ -848,6 +850,24 @@ async def test_a_database_in_trouble_is_a_finding_beside_those_of_the_token(
     assert re.fullmatch(
         r"cannot be used: \w+: not now\?\[2J; this is the server's own trouble: .*", findings["database"]
     )
+    assert findings["token"].startswith("is accepted")
+
+
+async def test_a_server_that_falls_silent_on_the_way_is_a_finding(
+    environment: Environment, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fall_silent(sent: bytes) -> None:
+        relay.frozen |= b"has_schema_privilege" in sent
+
+    for module in (grant, migrate):
+        monkeypatch.setattr(module, "LOOK_LIMIT", 0.5)
+    with relayed(database_url) as (relay, url):
+        relay.refuse = fall_silent
+        environment.set(NEON_DATABASE_URL=url)
+
+        findings = {each.subject: each.text for each in await found(ED.token("ann"))}
+
+    assert findings["rights"] == "The database could not be reached or migrated: TimeoutError"
     assert findings["token"].startswith("is accepted")
 
 

@@ -162,8 +162,9 @@ class Pool:
 
     def _refuse_unseen(self) -> None:
         """Have requests refused for a moment; the next finds out whether there is room again, or a stall has begun."""
-        self.crowded = True
-        self._loop.call_later(CROWDED, self._look_again)
+        if not self.crowded:
+            self.crowded = True
+            self._loop.call_later(CROWDED, self._look_again)
 
     def _look_again(self) -> None:
         self.crowded = False

@@ -5,7 +5,7 @@ from sqlalchemy import Connection
 from backend.database.readiness import rights
 from backend.schema.change import MigrationError
 from backend.schema.found_table import quoted
-from backend.schema.migrate import on_database
+from backend.schema.migrate import LOOK_LIMIT, on_database
 
 
 def grant(url: str, role: str, *, dry_run: bool = False) -> list[str]:
@@ -20,7 +20,7 @@ def lacking(url: str) -> tuple[str, list[str]]:
         role = str(connection.exec_driver_sql("SELECT current_user::text").scalar())
         return role, _lacking(connection, role)
 
-    role, missing = on_database(url, found)
+    role, missing = on_database(url, found, seconds=LOOK_LIMIT)
     return role, missing
 
 

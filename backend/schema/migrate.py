@@ -29,6 +29,8 @@ VERSION_TABLE = "todo_schema_version"
 MAY_READ_VERSION = f"SELECT has_table_privilege(to_regclass('{VERSION_TABLE}'), 'SELECT')"
 # Any number will do as long as every version of this program takes the same one.
 MIGRATION_LOCK = 2_002_002
+# Seconds that the server may take for what only looks.
+LOOK_LIMIT = 10
 BASE, HEAD = "base", "head"
 # How many the table has; null where there is no table.
 PARTITIONS = """SELECT (SELECT count(*) FROM pg_partition_tree(oid) WHERE level = 1)
@@ -63,12 +65,12 @@ def plan(url: str, to: str = HEAD, *, partitions: int = 0) -> str:
 
 def is_current(url: str) -> bool:
     """Whether the schema is not behind; a newer version of this program may have taken it further."""
-    return bool(on_database(url, _is_current))
+    return bool(on_database(url, _is_current, seconds=LOOK_LIMIT))
 
 
 def tables_like_ours(url: str) -> list[str]:
     """Return the tables that look as if another backend has kept its tasks there."""
-    return list(on_database(url, look_alikes))
+    return list(on_database(url, look_alikes, seconds=LOOK_LIMIT))
 
 
 def write_next(words: str) -> None:
@@ -169,13 +171,16 @@ def alembic_config(connection: Connection, **attributes: Any) -> Config:
     return config
 
 
-def on_database(url: str, work: Callable[[Connection], Any], *, alone: bool = False) -> Any:
-    """Do this work on a connection; `alone` keeps other migrations out meanwhile."""
-    return asyncio.run(_run(url, work, alone=alone))
+def on_database(
+    url: str, work: Callable[[Connection], Any], *, alone: bool = False, seconds: float | None = None
+) -> Any:
+    """Do this work on a connection; `alone` keeps other migrations out meanwhile. A statement may take `seconds`."""
+    return asyncio.run(_run(url, work, alone=alone, seconds=seconds))
 
 
-async def _run(url: str, work: Callable[[Connection], Any], *, alone: bool) -> Any:
-    arguments = {"timeout": 10, "statement_cache_size": 0} | connect_arguments(direct(url))
+async def _run(url: str, work: Callable[[Connection], Any], *, alone: bool, seconds: float | None) -> Any:
+    limits = {"timeout": 10, "command_timeout": seconds, "statement_cache_size": 0}
+    arguments = limits | connect_arguments(direct(url))
     engine = create_async_engine(
         "postgresql+asyncpg://", poolclass=NullPool, async_creator=lambda: asyncpg.connect(**arguments)
     )
