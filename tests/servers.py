@@ -283,29 +283,34 @@ def application(
     database_url: str,
     *arguments: str,
     listener: socket.socket | None = None,
+    port: int | None = None,
     processes: int = 1,
     program: tuple[str, ...] = ("-m", "backend"),
     errors: int | None = None,
     **variables: str,
 ) -> Iterator[Application]:
-    """Serve in production on an inherited socket, or on one made for it; killed at the end if it still lives.
+    """Serve in production on a port, or on an inherited socket, or on one made for it; killed at the end if it lives.
 
     With `errors`, that is its standard error, and `log` is empty.
     """
     with ExitStack() as stack:
         home = stack.enter_context(folder())
-        if listener is None:
-            listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=1024))
+        if port:
+            address, files, place = ("127.0.0.1", port), [], ["--host", "127.0.0.1", "--port", str(port)]
+        else:
+            listener = listener or stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=1024))
+            address, files = listener.getsockname()[:2], [listener.fileno()]
+            place = ["--fd", str(files[0])]
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "DATABASE_"))}
         environment |= {
             "NEON_DATABASE_URL": database_url, "BETTER_AUTH_SECRET": SECRET, "BETTER_AUTH_URL": ORIGIN,
             "PYTHONPATH": str(ROOT), **variables,
         }  # fmt: skip
         log = home / "application.log"
-        command = [sys.executable, *program, "serve", "--fd", str(listener.fileno()), *arguments]
+        command = [sys.executable, *program, "serve", *place, *arguments]
         with log.open("ab") as output:
-            process = _start(command, environment, listener, output, output.fileno() if errors is None else errors)
-        running = Application(process, log, listener.getsockname()[:2])
+            process = _start(command, environment, files, output, output.fileno() if errors is None else errors)
+        running = Application(process, log, address)
         try:
             if errors is None:
                 running.wait_until_started(processes)
@@ -323,10 +328,10 @@ def application(
 
 
 def _start(
-    command: list[str], environment: dict[str, str], listener: socket.socket, output: IO[bytes], errors: int
+    command: list[str], environment: dict[str, str], files: list[int], output: IO[bytes], errors: int
 ) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=output, stderr=errors, pass_fds=[listener.fileno()],
+        command, cwd=ROOT, env=environment, stdout=output, stderr=errors, pass_fds=files,
         start_new_session=True,
     )  # fmt: skip
 

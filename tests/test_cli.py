@@ -18,6 +18,7 @@ from pathlib import Path
 import httpx
 import jwt
 import pytest
+import uvicorn
 import uvloop
 from commands import Running, Tree, alive, descendants, one_sentence, scratch_tree
 from databases import ask, execute, own_database
@@ -274,6 +275,7 @@ def test_several_clients_are_accepted_in_one_iteration_of_the_event_loop() -> No
             each.close()
 
     with server.listener("127.0.0.1", 0) as taken, ExitStack() as clients:
+        taken.listen(4 * server.ACCEPTED_PER_ITERATION)
         for _ in range(4 * server.ACCEPTED_PER_ITERATION):
             clients.enter_context(socket.create_connection(taken.getsockname()))
         uvloop.run(count(server.several(taken)))
@@ -285,6 +287,7 @@ def test_several_clients_are_accepted_in_one_iteration_of_the_event_loop() -> No
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="left out: this system keeps IPv6 and IPv4 apart")
 def test_every_address_of_ipv6_is_every_address_of_ipv4_too() -> None:
     with server.listener("::", 0) as taken:
+        taken.listen()
         socket.create_connection(("127.0.0.1", taken.getsockname()[1]), 5).close()
 
 
@@ -374,11 +377,22 @@ def test_a_command_loads_no_library_of_the_database_before_it_needs_one(tree: Tr
 def test_a_port_or_address_that_cannot_be_had_is_told_in_plain_words() -> None:
     with server.listener("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
+        taken.listen()
 
         with pytest.raises(OperatorError, match=rf"^Cannot listen on 127.0.0.1:{port}: Address already in use\. Is"):
             server.listener("127.0.0.1", port).__enter__()
     with pytest.raises(OperatorError, match=r"^Cannot listen on no-such-host\.invalid:8000: "):
         server.listener("no-such-host.invalid", 8000).__enter__()
+
+
+async def test_until_a_process_can_serve_its_port_refuses_and_of_two_the_second_is_told() -> None:
+    with server.listener("127.0.0.1", 0) as first, server.listener(*first.getsockname()) as second:
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(first.getsockname())
+        first.listen()
+
+        with pytest.raises(OperatorError, match=r"^Cannot listen on 127.0.0.1:\d+: Address already in use\."):
+            await server._Server(uvicorn.Config("none"), lambda: None).startup([second])  # noqa: SLF001
 
 
 def test_a_number_that_is_no_listening_socket_is_told_in_plain_words() -> None:

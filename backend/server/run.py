@@ -24,7 +24,6 @@ from backend.server.protocol import HttpConnection
 logger = logging.getLogger(__name__)
 
 APPLICATION = "backend.main:app"
-BACKLOG = 2_048
 ACCEPTED_PER_ITERATION = 8
 # How many more objects there must be than at the last collection, and every how many times the older ones are scanned.
 COLLECT_AFTER = (20_000, 10, 50)
@@ -86,6 +85,13 @@ class _Server(uvicorn.Server):
         self._listening = listening
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        if sockets:
+            try:
+                sockets[0].listen(self.config.backlog)
+            except OSError as error:
+                # Another process had taken the port, too, and was faster; uvloop would not say so.
+                host, port, *_ = sockets[0].getsockname()
+                raise _not_to_be_had(f"{host}:{port}", error) from None
         await super().startup(sockets)
         if self.started:
             self._listening()
@@ -95,20 +101,25 @@ class _Server(uvicorn.Server):
 def listener(host: str, port: int) -> Iterator[socket.socket]:
     """Take the port, before anything is done that would have to be undone if it is in use; raises OperatorError.
 
+    Until the server listens connections are refused, so that a proxy sends what comes meanwhile to another instance.
     The host `::` is every address, those of IPv4 included where the system can.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    both = host == "::" and socket.has_dualstack_ipv6()
-    try:
-        taken = socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
-    except OSError as error:
-        # Without the address that Python adds.
-        reason = (error.strerror or type(error).__name__).partition(" (while")[0]
-        raise OperatorError(
-            f"Cannot listen on {host}:{port}: {reason}. Is it in use? Take another with --port."
-        ) from None
+    taken = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     with taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if taken.family == socket.AF_INET6:
+            taken.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != "::" or not socket.has_dualstack_ipv6())
+        try:
+            taken.bind((host, port))
+        except OSError as error:
+            raise _not_to_be_had(f"{host}:{port}", error) from None
         yield taken
+
+
+def _not_to_be_had(address: str, error: OSError) -> OperatorError:
+    # Without the address that Python adds.
+    reason = (error.strerror or type(error).__name__).partition(" (while")[0]
+    return OperatorError(f"Cannot listen on {address}: {reason}. Is it in use? Take another with --port.")
 
 
 @contextmanager

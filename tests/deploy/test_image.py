@@ -131,7 +131,7 @@ def test_the_image_serves_for_anybody_from_a_root_that_is_read_only(image: Image
 def test_the_image_counts_where_it_may_write_and_says_so_where_not(image: Image) -> None:
     metrics = str(free_port())
     with image.serving(65534, "--tmpfs", "/tmp", METRICS_PORT=metrics):
-        assert "todo_requests_total" in httpx.get(f"http://127.0.0.1:{metrics}/metrics").text
+        assert "todo_processes 1.0" in httpx.get(f"http://127.0.0.1:{metrics}/metrics").text
 
     refused = image.run(*image.config["Cmd"], METRICS_PORT=metrics, PORT=str(free_port()))
     assert refused.stderr.splitlines() == [

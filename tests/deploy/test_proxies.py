@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import ssl
 import time
 from collections.abc import Iterator
@@ -47,8 +46,7 @@ class Instances:
 
     def start(self, port: int) -> None:
         stack = ExitStack()
-        with socket.create_server(("127.0.0.1", port), backlog=1024) as listener:
-            app = stack.enter_context(application(self._url, listener=listener, TRUSTED_PROXIES="127.0.0.1"))
+        app = stack.enter_context(application(self._url, port=port, TRUSTED_PROXIES="127.0.0.1"))
         self._running[port] = app, stack
 
     def end(self, port: int, number: signal.Signals) -> int:
