@@ -22,6 +22,7 @@ LOCK_TIMEOUT = "2s"
 PAUSES = (1, 2, 4, 8, *[15] * 8)
 # PostgreSQL documentation, appendix A: lock_not_available, deadlock_detected.
 LOCKED = {"55P03", "40P01"}
+FOR_CONCURRENT_WORK = ("lock_timeout", "statement_timeout", "max_parallel_maintenance_workers")
 WAY_ON = "`python -m backend migrate --adopt task --dry-run` shows how it can be changed"
 
 
@@ -105,10 +106,11 @@ def _build(name: str, table: str, columns: Sequence[Any], *, unique: bool) -> No
 
 @contextmanager
 def _concurrently() -> Iterator[None]:
-    """Commit, and set no limits: it waits for transactions that began before it, and nobody waits behind it."""
+    """Commit, and set no limits: it waits for transactions that began before it. One process of the server does it, as
+    those who work meanwhile need the processors and the disk, too."""
     with op.get_context().autocommit_block():
-        for limit in ("lock_timeout", "statement_timeout"):
-            op.execute(f"SET {limit} = 0")
+        for each in FOR_CONCURRENT_WORK:
+            op.execute(f"SET {each} = 0")
         yield
-        for limit in ("lock_timeout", "statement_timeout"):
-            op.execute(f"RESET {limit}")
+        for each in FOR_CONCURRENT_WORK:
+            op.execute(f"RESET {each}")
