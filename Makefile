@@ -95,4 +95,4 @@ lock: setup ## resolve the dependencies again
 	$(LOCK) --extra docs --extra traces --output-file requirements-traces.txt
 	$(LOCK) --extra dev --output-file requirements-dev.txt
 
-.PHONY: help setup better-auth run demo check test types tests newest faults soak recipes sbom bench format lock
+.PHONY: help setup better-auth run demo check test types tests coverage newest faults soak recipes sbom bench format lock

@@ -22,6 +22,7 @@ LOCK_TIMEOUT = "2s"
 PAUSES = (1, 2, 4, 8, *[15] * 8)
 # PostgreSQL documentation, appendix A: lock_not_available, deadlock_detected.
 LOCKED = {"55P03", "40P01"}
+# What is 0 while an index is built or dropped beside others.
 FOR_CONCURRENT_WORK = ("lock_timeout", "statement_timeout", "max_parallel_maintenance_workers")
 WAY_ON = "`python -m backend migrate --adopt task --dry-run` shows how it can be changed"
 

@@ -91,7 +91,7 @@ class _Server(uvicorn.Server):
             except OSError as error:
                 # Another process had taken the port, too, and was faster; uvloop would not say so.
                 host, port, *_ = sockets[0].getsockname()
-                raise _not_to_be_had(f"{host}:{port}", error) from None
+                raise _not_to_be_had(host, port, error) from None
         await super().startup(sockets)
         if self.started:
             self._listening()
@@ -112,14 +112,14 @@ def listener(host: str, port: int) -> Iterator[socket.socket]:
         try:
             taken.bind((host, port))
         except OSError as error:
-            raise _not_to_be_had(f"{host}:{port}", error) from None
+            raise _not_to_be_had(host, port, error) from None
         yield taken
 
 
-def _not_to_be_had(address: str, error: OSError) -> OperatorError:
+def _not_to_be_had(host: str, port: int, error: OSError) -> OperatorError:
     # Without the address that Python adds.
     reason = (error.strerror or type(error).__name__).partition(" (while")[0]
-    return OperatorError(f"Cannot listen on {address}: {reason}. Is it in use? Take another with --port.")
+    return OperatorError(f"Cannot listen on {host}:{port}: {reason}. Is it in use? Take another with --port.")
 
 
 @contextmanager
